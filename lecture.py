@@ -1,0 +1,372 @@
+"""Read and check the lessons: the commits whose subject is "lesson NN: ...".
+
+    python lecture.py                 the lessons: number, subject, lines added and removed
+    python lecture.py 8               one lesson: its message, then its diff
+    python lecture.py 8 --run         run it, and hold what it prints against its Expect:
+    python lecture.py check           check all of them; or some: check 8, check 8..14, check 8..
+    python lecture.py check --newest --minutes 25
+
+To check a lesson is to look at the form of its message and, in a temporary worktree (as clean
+as a clone), to run its Run: line, find its Expect: in what that prints, and run the test files
+that the lesson changes. The seconds shown are those of the Run: line. Exit status: 0 all is
+well, 1 a lesson fails, 2 the command line or the repository is not usable.
+
+Checking and running need a POSIX shell. Data (see DATA) is left out of diffs and counts.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent
+DATA = ("input.txt", "*.ipynb", "assets", "tests/data")  # git pathspecs
+RUN_SECONDS = 60  # what a Run: line may take on two cores
+LIMIT_SECONDS = 3 * RUN_SECONDS  # when it is stopped: a slow machine is no mistake of the lesson
+SUBJECT = re.compile(r"lesson (\d\d+): (.+)")
+FIELDS = ("Why", "Look at", "Run", "Expect")
+SUBJECT_WIDTH, BODY_WIDTH = 72, 88
+TAIL_LINES = 15
+
+
+class Unusable(Exception):
+    """The user's mistake: told in one line, exit status 2."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A lesson's commit; `previous` is the number of the lesson before it, 0 for the first."""
+
+    number: int
+    title: str
+    sha: str
+    message: str
+    previous: int
+
+    def values(self, field: str) -> list[str]:
+        """The text after "field:" for each line of the message that begins so."""
+        lines = self.message.splitlines()[1:]
+        return [line[len(field) + 1:].strip() for line in lines if line.startswith(f"{field}:")]
+
+    def value(self, field: str) -> str:
+        return self.values(field)[0]
+
+
+class Outcome(NamedTuple):
+    """What a command printed (stdout and stderr), its exit status, or None if it was stopped."""
+
+    output: str
+    status: int | None
+    seconds: float
+
+    def complaint(self) -> str:
+        """Why the command failed, "" if it did not."""
+        if self.status is None:
+            return f"stopped after {self.seconds:.0f} s"
+        return f"exit status {self.status}" if self.status else ""
+
+
+def git(root: Path, *args: str) -> str:
+    """Run git in root and return what it prints."""
+    try:
+        done = subprocess.run(["git", "-c", f"core.hooksPath={os.devnull}", *args], cwd=root,
+                              capture_output=True, encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise Unusable("git was not found: install it, the lessons are its commits") from None
+    if done.returncode:
+        complaint = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise Unusable(f"git {args[0]}: {complaint[-1]}")
+    return done.stdout
+
+
+def read_lessons(root: Path) -> list[Lesson]:
+    """All lessons reachable from HEAD, the oldest first."""
+    try:
+        shallow = git(root, "rev-parse", "--is-shallow-repository").strip() == "true"
+    except Unusable as error:
+        raise Unusable(f"{error} (the lessons are commits: get them with git clone)") from None
+    if shallow:
+        raise Unusable("this clone is shallow and lacks lessons: type git fetch --unshallow")
+    log = git(root, "log", "--reverse", "--topo-order", "--no-show-signature",
+              "--encoding=UTF-8", "--format=%H%n%B%x00")
+    lessons: list[Lesson] = []
+    for entry in filter(None, map(str.strip, log.split("\0"))):
+        sha, _, message = entry.partition("\n")
+        found = SUBJECT.fullmatch(message.partition("\n")[0])
+        if found:
+            previous = lessons[-1].number if lessons else 0
+            lessons.append(Lesson(int(found[1]), found[2], sha, message, previous))
+    if not lessons:
+        raise Unusable('no commit here has a subject like "lesson 01: ..."')
+    return lessons
+
+
+def select(lessons: list[Lesson], which: str | None) -> list[Lesson]:
+    """The lessons named by None (all), "8", "8..14" or "8.."."""
+    if which is None:
+        return lessons
+    found = re.fullmatch(r"(\d+)(?:(\.\.)(\d*))?", which)
+    if not found:
+        raise Unusable(f"{which} names no lesson: write 8, 8..14, 8.. or check")
+    numbers = [lesson.number for lesson in lessons]
+    first = int(found[1])
+    last = int(found[3]) if found[3] else max(numbers) if found[2] else first
+    for number in (first, last):
+        if number not in numbers:
+            raise Unusable(f"no lesson {number:02d}: there are {min(numbers):02d} "
+                           f"to {max(numbers):02d}")
+    if last < first:
+        raise Unusable(f"{which} is an empty range: write {last}..{first}")
+    return [lesson for lesson in lessons if first <= lesson.number <= last]
+
+
+def code_paths() -> list[str]:
+    """The pathspec of everything but data."""
+    return ["--", ".", *(f":(exclude){pattern}" for pattern in DATA)]
+
+
+def lines_changed(root: Path, lesson: Lesson) -> tuple[int, int]:
+    """Lines of code added and removed; binary files count nothing."""
+    stat = git(root, "show", "--numstat", "--format=", lesson.sha, *code_paths())
+    counts = re.findall(r"^(\d+)\t(\d+)\t", stat, re.MULTILINE)
+    return sum(int(added) for added, _ in counts), sum(int(removed) for _, removed in counts)
+
+
+def list_lessons(root: Path, lessons: list[Lesson]) -> None:
+    for lesson in lessons:
+        added, removed = lines_changed(root, lesson)
+        print(f"{lesson.number:02d}  {lesson.title:<61} {f'+{added}':>6} {f'-{removed}':>6}")
+
+
+def show(root: Path, lesson: Lesson) -> None:
+    """Print a lesson's message and its diff; git colours the diff on a terminal."""
+    print(lesson.message, end="\n\n", flush=True)
+    subprocess.run(["git", "--no-pager", "show", "--format=", "--no-ext-diff", lesson.sha,
+                    *code_paths()], cwd=root)
+
+
+def faults(lesson: Lesson) -> list[str]:
+    """What is wrong with the form of a lesson's message."""
+    subject, *body = lesson.message.splitlines()
+    found = []
+    if lesson.number != lesson.previous + 1:
+        found.append(f"comes after {lesson.previous:02d}: numbers are consecutive from 01")
+    if len(subject) > SUBJECT_WIDTH:
+        found.append(f"subject has {len(subject)} characters, more than {SUBJECT_WIDTH}")
+    if body and body[0]:
+        found.append("no empty line after the subject")
+    for line in body:
+        if len(line) > BODY_WIDTH and not line.startswith(("Run:", "Expect:")):
+            found.append(f"line has {len(line)} characters, more than {BODY_WIDTH}: {line}")
+    for field in FIELDS:
+        values = list(filter(None, lesson.values(field)))
+        if len(values) != 1:
+            found.append(f"needs one line '{field}: ...', has {len(values)}")
+    for pattern in lesson.values("Expect"):
+        try:
+            if re.search(pattern, "", re.MULTILINE):
+                found.append("Expect: is found even where nothing is printed")
+        except re.error as error:
+            found.append(f"Expect: is no regular expression: {error}")
+    return found
+
+
+def write_commands(folder: Path) -> None:
+    """Write a python and a torchrun that are those of the interpreter that runs this file."""
+    python = shlex.quote(sys.executable)
+    commands = {"python": python, "python3": python,
+                "torchrun": f"{python} -m torch.distributed.run"}
+    folder.mkdir()
+    for name, command in commands.items():
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
+
+
+@contextmanager
+def worktree(root: Path, lesson: Lesson) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A temporary checkout of a lesson, and the environment to run its commands in."""
+    folder = Path(tempfile.mkdtemp(prefix="lecture-"))
+    tree = folder / "checkout"
+    try:
+        git(root, "worktree", "add", "--quiet", "--detach", str(tree), lesson.sha)
+        write_commands(folder / "bin")
+        path = (str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+        # Unbuffered, so that a command that had to be stopped still shows how far it came.
+        yield tree, {**os.environ, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        git(root, "worktree", "prune")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End what is left of a command's process group."""
+    # torchrun's workers are in sessions of their own: it ends them if it is asked politely.
+    with suppress(ProcessLookupError, PermissionError):
+        for signal_number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+            os.killpg(process.pid, signal_number)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+
+
+def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
+    """Run a shell command in a worktree; it is stopped after LIMIT_SECONDS."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, shell=True, cwd=tree, env=env, start_new_session=True,
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            seconds, size = time.monotonic() - start, os.fstat(log.fileno()).st_size
+            stop(process)
+        log.seek(0)
+        output = log.read(size).decode(errors="replace")  # without the complaints at being stopped
+    return Outcome(output.replace("\r\n", "\n").replace("\r", "\n"), status, seconds)
+
+
+def changed_tests(root: Path, lesson: Lesson) -> list[str]:
+    """The test files that a lesson adds or changes."""
+    return git(root, "diff-tree", "--root", "--no-commit-id", "--name-only", "-r",
+               "--diff-filter=d", lesson.sha, "--", ":(glob)tests/test_*.py").splitlines()
+
+
+def tail(output: str) -> str:
+    """The last lines of an output, indented."""
+    return "".join(f"    | {line}\n" for line in output.splitlines()[-TAIL_LINES:])
+
+
+def check(root: Path, lesson: Lesson) -> bool:
+    """Check one lesson, print its line (and the reasons if it fails)."""
+    reasons, seconds = [f"    message: {fault}\n" for fault in faults(lesson)], 0.0
+    if not reasons:
+        expect = lesson.value("Expect")
+        with worktree(root, lesson) as (tree, env):
+            ran = run(lesson.value("Run"), tree, env)
+            seconds = ran.seconds
+            if ran.complaint():
+                reasons.append(f"    Run: {ran.complaint()}\n{tail(ran.output)}")
+            elif not re.search(expect, ran.output, re.MULTILINE):
+                reasons.append(f"    Expect: not found: {expect}\n{tail(ran.output)}")
+            tests = changed_tests(root, lesson)
+            if tests:
+                git(tree, "clean", "-ffdxq")  # tests, too, start from a clean checkout
+                tested = run(f"python -m pytest -q {shlex.join(tests)}", tree, env)
+                if tested.complaint():
+                    reasons.append(f"    tests: {tested.complaint()}\n{tail(tested.output)}")
+    verdict = "FAILED" if reasons else "ok"
+    slow = f"  (more than {RUN_SECONDS} s)" if seconds > RUN_SECONDS else ""
+    print(f"lesson {lesson.number:02d} {verdict:<6} {seconds:5.1f} s  {lesson.title}{slow}")
+    print("".join(reasons), end="", flush=True)
+    return not reasons
+
+
+def check_all(root: Path, lessons: list[Lesson], minutes: float | None) -> int:
+    """Check lessons in the order given; start none when the minutes are used."""
+    start, passed, failed = time.monotonic(), 0, 0
+    for position, lesson in enumerate(lessons):
+        if minutes is not None and time.monotonic() - start >= 60 * minutes:
+            left_out = " ".join(f"{other.number:02d}" for other in lessons[position:])
+            print(f"left out, {minutes:g} minutes are used: {left_out}")
+            break
+        if check(root, lesson):
+            passed += 1
+        else:
+            failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def run_lesson(root: Path, lesson: Lesson) -> int:
+    """Run one lesson and print what it prints, then Expect: against it."""
+    print(f"lesson {lesson.number:02d}: {lesson.title}")
+    problems = faults(lesson)
+    if problems:
+        print(*(f"message: {fault}" for fault in problems), sep="\n")
+        return 1
+    command, expect = lesson.value("Run"), lesson.value("Expect")
+    print(f"$ {command}", flush=True)
+    with worktree(root, lesson) as (tree, env):
+        ran = run(command, tree, env)
+    found = re.search(expect, ran.output, re.MULTILINE)
+    print(ran.output.rstrip("\n"), f"\nExpect:  {expect}", sep="\n")
+    print(f"Printed: {found[0]}" if found else "Printed: nothing like it")
+    if ran.complaint():
+        print(f"Run:     {ran.complaint()}")
+    well = found and not ran.complaint()
+    print(f"{'OK' if well else 'FAILED'} after {ran.seconds:.1f} s")
+    return 0 if well else 1
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, prog="lecture.py",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", help="a lesson's number, or the word check")
+    parser.add_argument("which", nargs="?", help="with check: 8, 8..14 or 8..")
+    parser.add_argument("--run", action="store_true", help="with a number: run the lesson")
+    parser.add_argument("--newest", action="store_true", help="with check: the newest first")
+    parser.add_argument("--minutes", type=float, help="with check: then start no more lessons")
+    args = parser.parse_args(argv)
+    checking = args.what == "check"
+    if not checking and (args.which or args.newest or args.minutes is not None):
+        parser.error("a range, --newest and --minutes go with check")
+    if args.run and (checking or not args.what):
+        parser.error("--run goes with a lesson's number")
+    return args
+
+
+def act(args: argparse.Namespace, root: Path) -> int:
+    """Do what the command line says; return the exit status."""
+    lessons = read_lessons(root)
+    if args.what == "check":
+        chosen = select(lessons, args.which)
+        return check_all(root, chosen[::-1] if args.newest else chosen, args.minutes)
+    chosen = select(lessons, args.what)
+    if args.run:
+        return max(run_lesson(root, lesson) for lesson in chosen)
+    if args.what is None:
+        list_lessons(root, chosen)
+    else:
+        for lesson in chosen:
+            show(root, lesson)
+    return 0
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
+    args = parse(argv)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        os.environ.pop(name, None)  # set by hooks and `git rebase --exec` for another repository
+    # As an exception, so that worktrees and processes are cleaned up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        status = act(args, root)
+        sys.stdout.flush()
+        return status
+    except Unusable as error:
+        print(f"lecture.py: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `python lecture.py | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("lecture.py: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

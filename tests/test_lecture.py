@@ -1,0 +1,228 @@
+"""lecture.py against a small repository with good and bad lessons, made for each test."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lecture
+
+GOOD = "print('loss:', 0.25)\n"
+PROOF = "def test_it():\n    assert 'loss' in open('a.py').read()\n"
+
+
+def git(repo: Path, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=repo, check=True, capture_output=True,
+                          text=True).stdout
+
+
+def commit(repo: Path, subject: str, files: dict[str, str], run: str = "python a.py",
+           expect: str = r"^loss: 0\.2", why: str = "it must be so.") -> None:
+    """Commit files as a lesson, or as a plain commit where the subject has no number."""
+    for name, text in files.items():
+        (repo / name).parent.mkdir(exist_ok=True)
+        (repo / name).write_text(text)
+    body = f"\n\nWhy: {why}\nLook at: a.py\n\nRun: {run}\nExpect: {expect}"
+    git(repo, "add", "--all")
+    git(repo, "commit", "-q", "--allow-empty", "-m",
+        subject + (body if subject.startswith("lesson") else ""))
+
+
+@pytest.fixture
+def repo(tmp_path, monkeypatch) -> Path:
+    """An empty repository, with a git that has no user and no settings."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a reader")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "reader@example.com")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    root = tmp_path / "repo"
+    root.mkdir()
+    git(root, "init", "-q")
+    shutil.copy(lecture.__file__, root)
+    commit(root, "Add the reader of the lessons", {})
+    return root
+
+
+@pytest.fixture
+def three(repo) -> Path:
+    """Two good lessons, a plain commit between them, and a third whose Expect: is wrong."""
+    commit(repo, "lesson 01: print a loss", {"a.py": GOOD, "tests/test_a.py": PROOF})
+    commit(repo, "Say what this is", {"README.md": "about losses\n"})
+    commit(repo, "lesson 02: read a text", {"b.py": "x = 1\ny = 2\n", "input.txt": "To be\n" * 50,
+                                            "assets/log.txt": "0 train 11\n"})
+    commit(repo, "lesson 03: a loss of nothing", {"c.py": "z = 3\n"}, expect=r"^loss: 0\.0")
+    return repo
+
+
+def lines(capfd) -> list[str]:
+    return capfd.readouterr().out.splitlines()
+
+
+def no_worktree_left(repo: Path) -> bool:
+    return len(git(repo, "worktree", "list").splitlines()) == 1
+
+
+def test_lists_lessons_and_counts_code_without_data(three, capfd):
+    assert lecture.main([], three) == 0
+    listed = [line.split() for line in lines(capfd)]
+    assert [line[0] for line in listed] == ["01", "02", "03"]
+    assert listed[1] == ["02", "read", "a", "text", "+2", "-0"]
+
+
+def test_shows_message_then_diff_without_data(three, capfd):
+    assert lecture.main(["2"], three) == 0
+    shown = "\n".join(lines(capfd))
+    assert shown.startswith("lesson 02: read a text\n\nWhy: ")
+    assert shown.index("Expect: ") < shown.index("+x = 1")
+    assert "To be" not in shown and "0 train 11" not in shown
+
+
+def test_runs_one_lesson_and_holds_it_against_expect(three, capfd):
+    assert lecture.main(["1", "--run"], three) == 0
+    assert {"$ python a.py", "loss: 0.25", "Printed: loss: 0.2"} <= set(lines(capfd))
+    assert lecture.main(["3", "--run"], three) == 1
+    shown = lines(capfd)
+    assert "Printed: nothing like it" in shown and shown[-1].startswith("FAILED")
+    assert no_worktree_left(three)
+
+
+def test_check_passes_and_fails(three, capfd):
+    assert lecture.main(["check", "1..2"], three) == 0
+    shown = lines(capfd)
+    assert [line[:12] for line in shown[:2]] == ["lesson 01 ok", "lesson 02 ok"]
+    assert shown[-1] == "2 passed, 0 failed"
+    assert lecture.main(["check", "2.."], three) == 1
+    shown = lines(capfd)
+    assert shown[1].startswith("lesson 03 FAILED")
+    assert shown[2:4] == [r"    Expect: not found: ^loss: 0\.0", "    | loss: 0.25"]
+    assert shown[-1] == "1 passed, 1 failed"
+    assert no_worktree_left(three)
+
+
+def test_check_runs_the_tests_that_the_lesson_changes(three, capfd):
+    commit(three, "lesson 04: break the proof", {"a.py": "print('loss', 0.25)\n",
+                                                 "tests/test_a.py": PROOF + "    assert 0\n"},
+           expect="loss 0.2")
+    commit(three, "lesson 05: leave it broken", {"c.py": "z = 4\n"}, expect="loss 0.2")
+    assert lecture.main(["check", "4..5"], three) == 1
+    shown = lines(capfd)
+    assert "    tests: exit status 1" in shown and any("1 failed" in line for line in shown)
+    assert shown[-2].startswith("lesson 05 ok") and shown[-1] == "1 passed, 1 failed"
+
+
+def test_a_run_that_fails_fails_the_lesson_whatever_it_printed(three, capfd):
+    commit(three, "lesson 04: fall over at the end", {"a.py": GOOD + "1 / 0\n"})
+    assert lecture.main(["check", "4"], three) == 1
+    shown = "\n".join(lines(capfd))
+    assert "Run: exit status 1" in shown and "ZeroDivisionError" in shown
+
+
+def test_a_run_that_hangs_is_stopped_with_its_children(three, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(lecture, "LIMIT_SECONDS", 0.5)
+    beats = tmp_path / "beats"
+    heart = f"while true; do echo beat >> {beats}; sleep 0.05; done"
+    commit(three, "lesson 04: never come back", {}, run=f"({heart}) & echo loss: 0.25; sleep 60")
+    start = time.monotonic()
+    assert lecture.main(["check", "4"], three) == 1
+    assert time.monotonic() - start < 10
+    assert "    | loss: 0.25" in lines(capfd)
+    size = beats.stat().st_size
+    time.sleep(0.2)
+    assert beats.stat().st_size == size > 0
+
+
+def test_commands_are_those_of_this_interpreter_in_a_clean_checkout(three, monkeypatch, capfd):
+    (three / "untracked.txt").write_text("not part of a clone")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(three), os.environ["PATH"]]))
+    (three / "python").write_text("#!/bin/sh\necho the wrong python\n")
+    (three / "python").chmod(0o755)
+    run = "python -c 'import sys, os; print(sys.prefix, os.path.exists(\"untracked.txt\"))'"
+    git(three, "commit", "-q", "--allow-empty", "-m", "lesson 04: where am I\n\nWhy: to know\n"
+        f"Look at: nothing\n\nRun: {run}\nExpect: ^{sys.prefix} False$")
+    assert lecture.main(["check", "4"], three) == 0
+
+
+def test_newest_first_until_the_minutes_are_used(three, capfd):
+    assert lecture.main(["check", "1..2", "--newest"], three) == 0
+    assert [line[:9] for line in lines(capfd)[:2]] == ["lesson 02", "lesson 01"]
+    assert lecture.main(["check", "--newest", "--minutes", "0"], three) == 0
+    shown = lines(capfd)
+    assert shown == ["left out, 0 minutes are used: 03 02 01", "0 passed, 0 failed"]
+
+
+@pytest.mark.parametrize("change, complaint", [
+    ({"subject": "lesson 02: " + "w" * 62}, "message: subject has 73 characters"),
+    ({"why": "w" * 90}, "message: line has 95 characters"),
+    ({"why": ""}, "message: needs one line 'Why: ...', has 0"),
+    ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
+    ({"expect": "loss: ("}, "message: Expect: is no regular expression"),
+    ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
+])
+def test_the_form_of_the_message(repo, capfd, change, complaint):
+    commit(repo, "lesson 01: print a loss", {})
+    commit(repo, **{"subject": "lesson 02: say it", "files": {}} | change)
+    assert lecture.main(["check", "2"], repo) == 1
+    shown = lines(capfd)
+    assert shown[0].startswith("lesson 02 FAILED") and complaint in "\n".join(shown)
+    assert shown[-1] == "0 passed, 1 failed"
+
+
+def test_numbers_are_consecutive(repo, capfd):
+    for number in ("02", "04", "04"):
+        commit(repo, f"lesson {number}: a number out of order", {})
+    assert lecture.main(["check"], repo) == 1
+    shown = lines(capfd)
+    told = [line.split(":")[1] for line in shown if "message" in line]
+    assert told == [" comes after 00", " comes after 02", " comes after 04"]
+    assert shown[-1] == "0 passed, 3 failed"
+
+
+@pytest.mark.parametrize("argv, complaint", [
+    (["9"], "no lesson 09: there are 01 to 03"),
+    (["check", "2..9"], "no lesson 09"),
+    (["check", "3..1"], "empty range: write 1..3"),
+    (["check", "1-3"], "1-3 names no lesson"),
+    (["chekc"], "chekc names no lesson"),
+])
+def test_a_bad_command_line_is_told_in_one_line(three, capfd, argv, complaint):
+    assert lecture.main(argv, three) == 2
+    told = capfd.readouterr()
+    assert told.out == "" and len(told.err.splitlines()) == 1 and complaint in told.err
+
+
+def test_what_is_not_a_whole_history_is_told_in_one_line(three, tmp_path, capfd):
+    (tmp_path / "empty").mkdir()
+    assert lecture.main([], tmp_path / "empty") == 2
+    assert "not a git repository" in capfd.readouterr().err
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{three}", "shallow")
+    assert lecture.main(["check"], tmp_path / "shallow") == 2
+    told = capfd.readouterr().err
+    assert "git fetch --unshallow" in told and len(told.splitlines()) == 1
+
+
+def test_a_closed_pipe_is_no_error(three):
+    done = subprocess.run(f"{sys.executable} lecture.py 2 | true", shell=True, cwd=three,
+                          capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_check_leaves_nothing_behind(three, tmp_path, number, status):
+    started = tmp_path / "started"
+    commit(three, "lesson 04: wait", {}, run=f"pwd > {started}; exec sleep 60")
+    process = subprocess.Popen([sys.executable, "lecture.py", "check", "4"], cwd=three)
+    deadline = time.monotonic() + 30
+    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(20) == status
+    assert no_worktree_left(three) and not Path(started.read_text().strip()).parent.exists()
