@@ -4,9 +4,12 @@ GPT-2 (124M) in one file, to be read from top to bottom.
     python train_gpt2.py
 """
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn as nn
+from torch.nn import functional as F
 
 
 @dataclass
@@ -30,6 +33,19 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value at once
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+        att = q @ k.transpose(-2, -1) / math.sqrt(k.size(-1))  # (B, nh, T, T)
+        future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
+        att = F.softmax(att.masked_fill(future, float("-inf")), dim=-1)
+        y = att @ v  # (B, nh, T, hs)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return self.c_proj(y)
+
 
 class MLP(nn.Module):
     """Where each token thinks on its own."""
@@ -39,6 +55,9 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.gelu = nn.GELU(approximate="tanh")
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c_proj(self.gelu(self.c_fc(x)))
 
 
 class Block(nn.Module):
@@ -50,6 +69,11 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
 
 
 class GPT(nn.Module):
@@ -70,8 +94,15 @@ class GPT(nn.Module):
 
 
 def main() -> None:
+    torch.manual_seed(1337)
     model = GPT(GPTConfig())
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    block = model.transformer.h[0]
+    x = torch.randn(1, 8, 768)
+    changed = x.clone()
+    changed[0, 5] += 1.0
+    differs = (block(x) != block(changed)).any(dim=-1)[0].nonzero().flatten()
+    print(f"token 5 of 8 changed, the block's output differs at {differs.tolist()}")
 
 
 if __name__ == "__main__":

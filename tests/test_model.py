@@ -2,6 +2,7 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from tiny import tiny_model
 from train_gpt2 import GPT, GPTConfig
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -21,3 +22,24 @@ def test_number_of_parameters():
     with torch.device("meta"):
         model = GPT(GPTConfig())
     assert sum(p.numel() for p in model.parameters()) == 163_037_184
+
+
+def test_a_block_never_looks_ahead():
+    block = tiny_model().transformer.h[0]
+    x = torch.randn(2, 8, 16)
+    changed = x.clone()
+    changed[:, 5] += 1.0
+    assert torch.equal(block(x)[:, :5], block(changed)[:, :5])
+    assert not torch.equal(block(x)[:, 5:], block(changed)[:, 5:])
+
+
+def test_heads_in_one_matmul_equal_a_loop_over_heads():
+    attention = tiny_model().transformer.h[0].attn
+    x = torch.randn(2, 8, 16)
+    q, k, v = attention.c_attn(x).split(16, dim=2)
+    heads = []
+    for head in (slice(0, 8), slice(8, 16)):
+        scores = q[..., head] @ k[..., head].mT / 8**0.5
+        scores = scores + torch.full((8, 8), float("-inf")).triu(1)
+        heads.append(scores.softmax(dim=-1) @ v[..., head])
+    torch.testing.assert_close(attention(x), attention.c_proj(torch.cat(heads, dim=-1)))
