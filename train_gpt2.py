@@ -92,17 +92,29 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
 
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> logits (B, T, vocab_size): at each position, what comes next.
+
+        Raises ValueError when T is over block_size.
+        """
+        T = idx.size(1)
+        if T > self.config.block_size:
+            raise ValueError(
+                f"a sequence of {T} tokens does not fit block_size {self.config.block_size}"
+            )
+        pos = torch.arange(T, device=idx.device)
+        x = self.transformer.wte(idx) + self.transformer.wpe(pos)  # (B, T, n_embd)
+        for block in self.transformer.h:
+            x = block(x)
+        return self.lm_head(self.transformer.ln_f(x))
+
 
 def main() -> None:
     torch.manual_seed(1337)
     model = GPT(GPTConfig())
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    block = model.transformer.h[0]
-    x = torch.randn(1, 8, 768)
-    changed = x.clone()
-    changed[0, 5] += 1.0
-    differs = (block(x) != block(changed)).any(dim=-1)[0].nonzero().flatten()
-    print(f"token 5 of 8 changed, the block's output differs at {differs.tolist()}")
+    idx = torch.randint(0, 50257, (4, 32))
+    print(f"token ids {tuple(idx.shape)} -> logits {tuple(model(idx).shape)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The architecture against Hugging Face's, and what makes it a GPT."""
+import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tiny import tiny_model
+from tiny import logits, tiny_model
 from train_gpt2 import GPT, GPTConfig
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -24,13 +25,14 @@ def test_number_of_parameters():
     assert sum(p.numel() for p in model.parameters()) == 163_037_184
 
 
-def test_a_block_never_looks_ahead():
-    block = tiny_model().transformer.h[0]
-    x = torch.randn(2, 8, 16)
-    changed = x.clone()
-    changed[:, 5] += 1.0
-    assert torch.equal(block(x)[:, :5], block(changed)[:, :5])
-    assert not torch.equal(block(x)[:, 5:], block(changed)[:, 5:])
+def test_a_token_changes_no_logits_before_it():
+    model = tiny_model()
+    idx = torch.randint(0, 100, (2, 8))
+    changed = idx.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 100
+    before, after = logits(model, idx), logits(model, changed)
+    torch.testing.assert_close(before[:, :5], after[:, :5], rtol=0, atol=1e-6)
+    assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-4)
 
 
 def test_heads_in_one_matmul_equal_a_loop_over_heads():
@@ -43,3 +45,12 @@ def test_heads_in_one_matmul_equal_a_loop_over_heads():
         scores = scores + torch.full((8, 8), float("-inf")).triu(1)
         heads.append(scores.softmax(dim=-1) @ v[..., head])
     torch.testing.assert_close(attention(x), attention.c_proj(torch.cat(heads, dim=-1)))
+
+
+def test_forward_maps_ids_to_logits():
+    assert logits(tiny_model(), torch.zeros(3, 7, dtype=torch.long)).shape == (3, 7, 100)
+
+
+def test_a_sequence_over_block_size_is_refused():
+    with pytest.raises(ValueError, match="33 tokens does not fit block_size 32"):
+        tiny_model()(torch.zeros(1, 33, dtype=torch.long))

@@ -9,3 +9,7 @@ def tiny_model(seed: int = 0, **changes) -> GPT:
     torch.manual_seed(seed)
     shape = dict(block_size=32, vocab_size=100, n_layer=2, n_head=2, n_embd=16)
     return GPT(GPTConfig(**{**shape, **changes}))
+
+
+def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
+    return model(idx)
