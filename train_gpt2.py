@@ -11,6 +11,11 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+from errors import UserError
+from pretrained import read_pretrained
+
+# ---------- The model ------------------------------------------------------------------
+
 
 @dataclass
 class GPTConfig:
@@ -108,10 +113,35 @@ class GPT(nn.Module):
             x = block(x)
         return self.lm_head(self.transformer.ln_f(x))
 
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> "GPT":
+        """OpenAI's weights by name (gpt2, ...), or those of a local Hugging Face folder.
+
+        Raises UserError where there are none, or they are not GPT-2's.
+        """
+        c, weights = read_pretrained(name_or_path)
+        model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd))
+        model._copy_from(weights)
+        return model
+
+    @torch.no_grad()
+    def _copy_from(self, theirs: dict[str, torch.Tensor]) -> None:
+        """Copy Hugging Face's weights; their Conv1D keeps its matrices transposed."""
+        conv1d = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+        for name, own in self.state_dict().items():
+            weight = theirs[name].t() if name.endswith(conv1d) else theirs[name]
+            if weight.shape != own.shape:
+                raise UserError(f"{name} is {tuple(weight.shape)}, expected {tuple(own.shape)}")
+            own.copy_(weight)
+
 
 def main() -> None:
     torch.manual_seed(1337)
-    model = GPT(GPTConfig())
+    try:
+        model = GPT.from_pretrained("gpt2")
+    except UserError as error:
+        print(f"{error}\nso the weights are random ones")
+        model = GPT(GPTConfig())
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     idx = torch.randint(0, 50257, (4, 32))
     print(f"token ids {tuple(idx.shape)} -> logits {tuple(model(idx).shape)}")
