@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from pretrained import read_pretrained
+from tokenizer import get_encoding
 
 # ---------- The model ------------------------------------------------------------------
 
@@ -134,6 +135,24 @@ class GPT(nn.Module):
                 raise UserError(f"{name} is {tuple(weight.shape)}, expected {tuple(own.shape)}")
             own.copy_(weight)
 
+    @torch.no_grad()
+    def generate(
+        self, idx: torch.Tensor, max_new_tokens: int, top_k: int = 50, temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Continue each row of idx (B, T) by max_new_tokens -> (B, T + max_new_tokens).
+
+        Each token is drawn from the top_k likeliest ones; the context is the last
+        block_size tokens. `generator` lives on idx's device.
+        """
+        for _ in range(max_new_tokens):
+            context = idx[:, -self.config.block_size :]
+            logits = self(context)[:, -1, :] / temperature  # (B, vocab_size)
+            top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k)
+            pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
+            idx = torch.cat((idx, ids.gather(-1, pick)), dim=1)
+        return idx
+
 
 def main() -> None:
     torch.manual_seed(1337)
@@ -143,8 +162,13 @@ def main() -> None:
         print(f"{error}\nso the weights are random ones")
         model = GPT(GPTConfig())
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    idx = torch.randint(0, 50257, (4, 32))
-    print(f"token ids {tuple(idx.shape)} -> logits {tuple(model(idx).shape)}")
+    model.eval()
+    encoding = get_encoding()
+    start = torch.tensor(encoding.encode("Hello, I'm a language model,"))  # (8,)
+    generator = torch.Generator().manual_seed(42)
+    rows = model.generate(start.repeat(5, 1), 30 - len(start), generator=generator)
+    for row in rows.tolist():
+        print(f"> {encoding.decode(row)}")
 
 
 if __name__ == "__main__":
