@@ -154,18 +154,27 @@ class GPT(nn.Module):
         return idx
 
 
+# ---------- The device -----------------------------------------------------------------
+
+
+def pick_device() -> str:
+    """The best there is: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
 def main() -> None:
     torch.manual_seed(1337)
-    try:
-        model = GPT.from_pretrained("gpt2")
-    except UserError as error:
-        print(f"{error}\nso the weights are random ones")
-        model = GPT(GPTConfig())
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    device = pick_device()
+    print(f"device: {device}")
+    model = GPT(GPTConfig()).to(device)
     model.eval()
     encoding = get_encoding()
-    start = torch.tensor(encoding.encode("Hello, I'm a language model,"))  # (8,)
-    generator = torch.Generator().manual_seed(42)
+    start = torch.tensor(encoding.encode("Hello, I'm a language model,"), device=device)
+    generator = torch.Generator(device=device).manual_seed(42)
     rows = model.generate(start.repeat(5, 1), 30 - len(start), generator=generator)
     for row in rows.tolist():
         print(f"> {encoding.decode(row)}")
