@@ -7,6 +7,7 @@ GPT-2 (124M) in one file, to be read from top to bottom.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
@@ -154,6 +155,23 @@ class GPT(nn.Module):
         return idx
 
 
+# ---------- The data -------------------------------------------------------------------
+
+
+def load_tokens(path: str) -> np.ndarray:
+    """A text file as GPT-2's token ids, uint16 (50257 fits)."""
+    with open(path, encoding="utf-8") as file:
+        return np.array(get_encoding().encode_ordinary(file.read()), dtype=np.uint16)
+
+
+def batch_at(
+    tokens: np.ndarray, start: int, B: int, T: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y, both (B, T): one stretch of B * T + 1 tokens, seen twice, one token apart."""
+    stretch = torch.from_numpy(tokens[start : start + B * T + 1].astype(np.int64))
+    return stretch[:-1].view(B, T), stretch[1:].view(B, T)
+
+
 # ---------- The device -----------------------------------------------------------------
 
 
@@ -169,15 +187,11 @@ def pick_device() -> str:
 def main() -> None:
     torch.manual_seed(1337)
     device = pick_device()
-    print(f"device: {device}")
     model = GPT(GPTConfig()).to(device)
-    model.eval()
-    encoding = get_encoding()
-    start = torch.tensor(encoding.encode("Hello, I'm a language model,"), device=device)
-    generator = torch.Generator(device=device).manual_seed(42)
-    rows = model.generate(start.repeat(5, 1), 30 - len(start), generator=generator)
-    for row in rows.tolist():
-        print(f"> {encoding.decode(row)}")
+    x, y = batch_at(load_tokens("input.txt"), start=0, B=4, T=32)
+    x, y = x.to(device), y.to(device)  # a tensor's .to makes a copy, a module's does not
+    print(f"x: {x[0, :8].tolist()} ...\ny: {y[0, :8].tolist()} ...")
+    print(f"token ids {tuple(x.shape)} -> logits {tuple(model(x).shape)}")
 
 
 if __name__ == "__main__":
