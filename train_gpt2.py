@@ -1,5 +1,5 @@
 """
-GPT-2 (124M) in one file, to be read from top to bottom.
+Train GPT-2 (124M) in one file, to be read from top to bottom.
 
     python train_gpt2.py
 """
@@ -99,8 +99,10 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
 
-    def forward(self, idx: torch.Tensor) -> torch.Tensor:
-        """Token ids (B, T) -> logits (B, T, vocab_size): at each position, what comes next.
+    def forward(
+        self, idx: torch.Tensor, targets: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids (B, T) -> logits (B, T, vocab_size) and, given targets (B, T), the loss.
 
         Raises ValueError when T is over block_size.
         """
@@ -113,7 +115,10 @@ class GPT(nn.Module):
         x = self.transformer.wte(idx) + self.transformer.wpe(pos)  # (B, T, n_embd)
         for block in self.transformer.h:
             x = block(x)
-        return self.lm_head(self.transformer.ln_f(x))
+        logits = self.lm_head(self.transformer.ln_f(x))
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.view(-1, logits.size(-1)), targets.reshape(-1))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> "GPT":
@@ -148,7 +153,7 @@ class GPT(nn.Module):
         """
         for _ in range(max_new_tokens):
             context = idx[:, -self.config.block_size :]
-            logits = self(context)[:, -1, :] / temperature  # (B, vocab_size)
+            logits = self(context)[0][:, -1, :] / temperature  # (B, vocab_size)
             top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k)
             pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
             idx = torch.cat((idx, ids.gather(-1, pick)), dim=1)
@@ -190,8 +195,13 @@ def main() -> None:
     model = GPT(GPTConfig()).to(device)
     x, y = batch_at(load_tokens("input.txt"), start=0, B=4, T=32)
     x, y = x.to(device), y.to(device)  # a tensor's .to makes a copy, a module's does not
-    print(f"x: {x[0, :8].tolist()} ...\ny: {y[0, :8].tolist()} ...")
-    print(f"token ids {tuple(x.shape)} -> logits {tuple(model(x).shape)}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    for step in range(15):
+        _, loss = model(x, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        print(f"step {step:5d} | loss: {loss.item():.6f}")
 
 
 if __name__ == "__main__":

@@ -12,4 +12,4 @@ def tiny_model(seed: int = 0, **changes) -> GPT:
 
 
 def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
-    return model(idx)
+    return model(idx)[0]
