@@ -169,12 +169,24 @@ def load_tokens(path: str) -> np.ndarray:
         return np.array(get_encoding().encode_ordinary(file.read()), dtype=np.uint16)
 
 
-def batch_at(
-    tokens: np.ndarray, start: int, B: int, T: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y, both (B, T): one stretch of B * T + 1 tokens, seen twice, one token apart."""
-    stretch = torch.from_numpy(tokens[start : start + B * T + 1].astype(np.int64))
-    return stretch[:-1].view(B, T), stretch[1:].view(B, T)
+class DataLoaderLite:
+    """Walks a text B * T tokens at a time, again and again."""
+
+    def __init__(self, B: int, T: int, data_root: str = "input.txt"):
+        self.B, self.T = B, T
+        self.tokens = load_tokens(data_root)
+        self.reset()
+
+    def reset(self) -> None:
+        self.position = 0
+
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """x and y, both (B, T): one stretch of B * T + 1 tokens, seen twice, one apart."""
+        count = self.B * self.T + 1  # one more, for the last target
+        stretch = self.tokens.take(range(self.position, self.position + count), mode="wrap")
+        self.position += self.B * self.T
+        tokens = torch.from_numpy(stretch.astype(np.int64))
+        return tokens[:-1].view(self.B, self.T), tokens[1:].view(self.B, self.T)
 
 
 # ---------- The device -----------------------------------------------------------------
@@ -193,10 +205,10 @@ def main() -> None:
     torch.manual_seed(1337)
     device = pick_device()
     model = GPT(GPTConfig()).to(device)
-    x, y = batch_at(load_tokens("input.txt"), start=0, B=4, T=32)
-    x, y = x.to(device), y.to(device)  # a tensor's .to makes a copy, a module's does not
+    loader = DataLoaderLite(B=4, T=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     for step in range(15):
+        x, y = (t.to(device) for t in loader.next_batch())  # a tensor's .to makes a copy
         _, loss = model(x, y)
         loss.backward()
         optimizer.step()
