@@ -84,7 +84,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2: a decoder-only Transformer (Radford et al. 2019), named as Hugging Face does."""
+    """GPT-2: a decoder-only Transformer (Radford et al. 2019), named as Hugging Face does.
+
+    The head shares its weight with the token embedding.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -98,6 +101,7 @@ class GPT(nn.Module):
             )
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight  # one tensor, two gradients added up
 
     def forward(
         self, idx: torch.Tensor, targets: torch.Tensor | None = None

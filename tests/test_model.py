@@ -22,7 +22,7 @@ def test_names_and_shapes_are_hugging_face_s():
 def test_number_of_parameters():
     with torch.device("meta"):
         model = GPT(GPTConfig())
-    assert sum(p.numel() for p in model.parameters()) == 163_037_184
+    assert sum(p.numel() for p in model.parameters()) == 124_439_808
 
 
 def test_a_token_changes_no_logits_before_it():
@@ -54,3 +54,16 @@ def test_forward_maps_ids_to_logits():
 def test_a_sequence_over_block_size_is_refused():
     with pytest.raises(ValueError, match="33 tokens does not fit block_size 32"):
         tiny_model()(torch.zeros(1, 33, dtype=torch.long))
+
+
+def test_embedding_and_head_are_one_tensor():
+    model = tiny_model()
+    assert model.transformer.wte.weight.data_ptr() == model.lm_head.weight.data_ptr()
+    assert model.transformer.wte.weight is model.lm_head.weight
+
+
+def test_first_loss_of_the_tied_model_is_near_knowing_nothing():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=32, n_layer=2, n_head=4, n_embd=256))
+    x, y = torch.randint(0, 50257, (2, 4, 32))
+    assert abs(model(x, y)[1].item() - 10.82) < 1.0  # -ln(1 / 50257)
