@@ -39,6 +39,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # query, key, value at once
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_proj.adds_to_residual = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.shape
@@ -62,6 +63,7 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.gelu = nn.GELU(approximate="tanh")
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_proj.adds_to_residual = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.c_proj(self.gelu(self.c_fc(x)))
@@ -86,7 +88,14 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """GPT-2: a decoder-only Transformer (Radford et al. 2019), named as Hugging Face does.
 
-    The head shares its weight with the token embedding.
+    The head shares its weight with the token embedding. How the weights start:
+
+    | what                                        | normal, mean 0, std                   |
+    | ------------------------------------------- | ------------------------------------- |
+    | matrices, and the token embedding           | 0.02                                  |
+    | matrices whose output joins the residual    | 0.02 / sqrt(2 n_layer): 2 a layer add |
+    | position embedding                          | 0.01, as in OpenAI's code             |
+    | biases; LayerNorm                           | zero; one and zero                    |
     """
 
     def __init__(self, config: GPTConfig):
@@ -102,6 +111,18 @@ class GPT(nn.Module):
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.transformer.wte.weight = self.lm_head.weight  # one tensor, two gradients added up
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            std = 0.02
+            if hasattr(module, "adds_to_residual"):
+                std /= math.sqrt(2 * self.config.n_layer)
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.01 if module is self.transformer.wpe else 0.02)
 
     def forward(
         self, idx: torch.Tensor, targets: torch.Tensor | None = None

@@ -1,4 +1,6 @@
 """The architecture against Hugging Face's, and what makes it a GPT."""
+import math
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -66,4 +68,27 @@ def test_first_loss_of_the_tied_model_is_near_knowing_nothing():
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=32, n_layer=2, n_head=4, n_embd=256))
     x, y = torch.randint(0, 50257, (2, 4, 32))
-    assert abs(model(x, y)[1].item() - 10.82) < 1.0  # -ln(1 / 50257)
+    assert abs(model(x, y)[1].item() - math.log(50257)) < 0.25
+
+
+def test_weights_start_as_gpt2_s():
+    model = GPT(GPTConfig(block_size=256, vocab_size=1000, n_embd=384))  # 12 layers
+    expected = {"wte": 0.02, "wpe": 0.01, "c_attn": 0.02, "c_fc": 0.02, "c_proj": 0.02 / 24**0.5}
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            assert (p == 0).all(), name
+        elif "ln_" in name:
+            assert (p == 1).all(), name
+        else:
+            std = next(std for part, std in expected.items() if part in name)
+            assert abs(p.std().item() / std - 1) < 0.02, name
+    assert f"{0.02 / 24**0.5:.5f}" == "0.00408"
+
+
+def test_scaled_additions_keep_the_residual_stream_at_one():
+    torch.manual_seed(0)
+    plain, scaled = torch.zeros(768), torch.zeros(768)
+    for _ in range(100):
+        plain += torch.randn(768)
+        scaled += torch.randn(768) / 100**0.5
+    assert abs(plain.std() - 10) < 1 and abs(scaled.std() - 1) < 0.1
