@@ -1,18 +1,23 @@
 """
 Train GPT-2 (124M) in one file, to be read from top to bottom.
 
-    python train_gpt2.py
+    python train_gpt2.py                 # a small model where there is no GPU
+    python train_gpt2.py --help          # every setting
 """
 
 import math
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from errors import UserError
+from errors import UserError, one_line_errors
+from flags import flag, parse_flags
+from hardware import speed
 from pretrained import read_pretrained
 from tokenizer import get_encoding
 
@@ -214,6 +219,55 @@ class DataLoaderLite:
         return tokens[:-1].view(self.B, self.T), tokens[1:].view(self.B, self.T)
 
 
+# ---------- The settings ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run. Each field is a flag; the defaults are the full model on a GPU."""
+
+    B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
+    T: int = flag(1024, "context: tokens per row, and block_size of a new model")
+    max_steps: int = flag(50, "updates")
+    max_lr: float = flag(6e-4, "learning rate at its highest")
+    n_layer: int = flag(12, "blocks of a new model")
+    n_head: int = flag(12, "attention heads per block")
+    n_embd: int = flag(768, "width of the residual stream")
+    vocab_size: int = flag(50257, "rows of the embedding")
+    data_root: str = flag("input.txt", "a text file")
+    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
+    seed: int = flag(1337, "of the weights")
+
+
+# What replaces the defaults where there is no GPU: minutes on a laptop.
+SMALL = dict(
+    B=4,
+    T=64,
+    max_lr=2e-3,
+    n_layer=4,
+    n_head=4,
+    n_embd=128,
+)
+SMALL_HELP = f"Without a GPU these replace the defaults: {SMALL}"
+
+
+def check_numbers(s: Settings) -> None:
+    """Raises UserError for sizes under 1."""
+    for name in ("B", "T", "n_layer", "n_head", "n_embd", "vocab_size"):
+        if getattr(s, name) < 1:
+            raise UserError(f"--{name} {getattr(s, name)}: expected 1 or more")
+
+
+def settle(given: dict[str, Any], compute: "Compute") -> Settings:
+    """The typed flags over the defaults; the small set between them where there is no GPU."""
+    small = SMALL if compute.device_type != "cuda" else {}
+    s = Settings(**{**small, **given})
+    check_numbers(s)
+    if s.n_embd % s.n_head != 0:
+        raise UserError(f"--n_embd {s.n_embd} does not divide by --n_head {s.n_head}")
+    return s
+
+
 # ---------- The device -----------------------------------------------------------------
 
 
@@ -226,19 +280,90 @@ def pick_device() -> str:
     return "cpu"
 
 
-def main() -> None:
-    torch.manual_seed(1337)
-    device = pick_device()
-    model = GPT(GPTConfig()).to(device)
-    loader = DataLoaderLite(B=4, T=32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    for step in range(15):
-        x, y = (t.to(device) for t in loader.next_batch())  # a tensor's .to makes a copy
-        _, loss = model(x, y)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        print(f"step {step:5d} | loss: {loss.item():.6f}")
+@dataclass(frozen=True)
+class Compute:
+    """Where this process computes, and how; decided once, by start_compute."""
+
+    device: str  # cpu, cuda, cuda:3, mps
+
+    @property
+    def device_type(self) -> str:
+        return self.device.split(":")[0]
+
+    def synchronize(self) -> None:
+        """Wait for the device, before the clock is read."""
+        if self.device_type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device_type == "mps":
+            torch.mps.synchronize()
+
+    def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [t.to(self.device) for t in tensors]
+
+
+def start_compute(device: str | None) -> Compute:
+    """Decide where to compute. Raises UserError for a device that is not there."""
+    device = device or pick_device()
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise UserError(f"--device {device}: expected cpu, cuda, cuda:N or mps")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: there is none here, try --device cpu")
+    if kind == "cuda":
+        gpus = torch.cuda.device_count()
+        if int(index or 0) >= gpus:
+            raise UserError(f"--device {device}: found {gpus} GPU(s), try --device {pick_device()}")
+        torch.cuda.set_device(int(index or 0))
+    return Compute(device)
+
+
+# ---------- Training -------------------------------------------------------------------
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoaderLite, compute: Compute,
+) -> torch.Tensor:
+    """One update; returns the loss, still on the device: asking for its value would wait."""
+    x, y = compute.to_device(*loader.next_batch())
+    _, loss = model(x, y)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def train(s: Settings, compute: Compute) -> None:
+    """The run: s.max_steps updates, one line each."""
+    torch.manual_seed(s.seed)
+    config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
+    model = GPT(config).to(compute.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=s.max_lr)
+    loader = DataLoaderLite(s.B, s.T, s.data_root)
+    for step in range(s.max_steps):
+        start = time.perf_counter()
+        loss = train_step(model, optimizer, loader, compute)
+        compute.synchronize()
+        seconds = time.perf_counter() - start
+        how_fast = speed(s.B * s.T, seconds, model, compute)
+        print(f"step {step:5d} | loss: {loss.item():.6f} | {how_fast}")
+
+
+def introduce(s: Settings, compute: Compute) -> None:
+    """The first lines: what is trained, where."""
+    what = f"{s.n_layer} layers of width {s.n_embd} on {s.data_root}"
+    print(f"{what}, {s.max_steps} steps; {compute.device}")
+    if compute.device_type != "cuda":
+        print("no GPU here: the small settings, where no flag says otherwise")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the flags, decide where to compute, train."""
+    with one_line_errors():
+        given = parse_flags(Settings, argv, SMALL_HELP)
+        compute = start_compute(given.get("device"))
+        s = settle(given, compute)
+        introduce(s, compute)
+        train(s, compute)
 
 
 if __name__ == "__main__":

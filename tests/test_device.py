@@ -2,7 +2,9 @@
 import pytest
 import torch
 
-from train_gpt2 import pick_device
+from errors import UserError
+from hardware import peak_flops
+from train_gpt2 import Compute, pick_device, start_compute
 
 
 @pytest.mark.parametrize(
@@ -13,3 +15,47 @@ def test_the_best_device_is_taken(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device() == expected
+
+
+def test_the_type_of_a_device_has_no_number():
+    assert Compute("cuda:3").device_type == "cuda"
+    assert Compute("mps").device_type == "mps"
+
+
+def start(device):
+    return start_compute(device)
+
+
+@pytest.mark.parametrize(
+    "name, teraflops",
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA L4", 121),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA L40", None),
+    ],
+)
+def test_the_peak_is_known_by_the_name_of_the_card(monkeypatch, name, teraflops):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    assert peak_flops("cuda") == (teraflops and teraflops * 1e12)
+    assert peak_flops("cpu") is None
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "tpu:0"])
+def test_a_device_that_does_not_exist_is_refused(device):
+    with pytest.raises(UserError, match="expected cpu, cuda, cuda:N or mps"):
+        start(device)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"found 2 GPU\(s\)"):
+        start("cuda:2")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_gpu_is_taken():
+    assert start(None).device_type == "cuda"

@@ -1,7 +1,14 @@
 """Small things that several tests use."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from train_gpt2 import GPT, GPTConfig
+
+ROOT = Path(__file__).parent.parent
 
 
 def tiny_model(seed: int = 0, **changes) -> GPT:
@@ -13,3 +20,20 @@ def tiny_model(seed: int = 0, **changes) -> GPT:
 
 def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
     return model(idx)[0]
+
+
+TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
+
+
+def run(*flags: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """python train_gpt2.py FLAGS as a user would, in cwd."""
+    command = [sys.executable, str(ROOT / "train_gpt2.py"), *flags]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def losses(result: subprocess.CompletedProcess) -> list[float]:
+    """The losses of a run's step lines."""
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("step ")]
+    return [float(line.split("loss: ")[1].split()[0]) for line in lines]

@@ -1,0 +1,58 @@
+"""The command line."""
+from dataclasses import fields
+
+import pytest
+
+from tiny import TINY_FLAGS, losses, run
+from train_gpt2 import Compute, Settings, main, settle
+
+
+def error_of(capsys, *flags: str) -> str:
+    """The one line that main(flags) ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(flags))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_every_field_is_a_flag_with_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for f in fields(Settings):
+        assert f"--{f.name} X" in shown
+    assert len(fields(Settings)) <= 31
+
+
+def test_an_unknown_flag_names_the_nearest(capsys):
+    error = error_of(capsys, "--max_step", "5")
+    assert "unknown flag --max_step: did you mean --max_steps?" in error
+
+
+def test_a_value_of_the_wrong_kind_is_refused(capsys):
+    assert "--B: invalid int value: 'many'" in error_of(capsys, "--B", "many")
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused(capsys):
+    error = error_of(capsys, "--n_embd", "100", "--n_head", "3", "--device", "cpu")
+    assert "--n_embd 100 does not divide by --n_head 3" in error
+
+
+@pytest.mark.parametrize("flag", ["B", "T", "n_layer", "n_head", "n_embd", "vocab_size"])
+def test_a_size_under_1_is_refused(capsys, flag):
+    assert f"--{flag} 0: expected 1 or more" in error_of(capsys, f"--{flag}", "0")
+
+
+def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():
+    s = settle({"n_layer": 7}, Compute("cpu"))
+    assert (s.n_layer, s.n_embd) == (7, 128)
+    assert settle({}, Compute("cuda")).n_embd == 768
+
+
+def test_a_run_prints_loss_time_and_tokens_per_second():
+    result = run(*TINY_FLAGS, "--max_steps", "2")
+    assert len(losses(result)) == 2
+    assert "ms | tok/sec: " in result.stdout
