@@ -314,6 +314,7 @@ def start_compute(device: str | None) -> Compute:
         if int(index or 0) >= gpus:
             raise UserError(f"--device {device}: found {gpus} GPU(s), try --device {pick_device()}")
         torch.cuda.set_device(int(index or 0))
+    torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
     return Compute(device)
 
 
