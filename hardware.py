@@ -1,5 +1,6 @@
-"""What the hardware promises."""
+"""What the hardware promises, and how to notice what it lacks."""
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,3 +45,13 @@ def speed(tokens: int, seconds: float, model: nn.Module, compute: Any) -> str:
     if peak is None:
         return text
     return f"{text} | mfu: {flops_per_token(model) * tokens / seconds / peak:.1%}"
+
+
+def has_bfloat16(device_type: str) -> bool:
+    """Whether the hardware multiplies in bfloat16; torch also says yes where it emulates."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    cpuinfo = Path("/proc/cpuinfo")
+    if device_type != "cpu" or not cpuinfo.exists():
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.read_text().split())

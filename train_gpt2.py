@@ -7,6 +7,7 @@ Train GPT-2 (124M) in one file, to be read from top to bottom.
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from errors import UserError, one_line_errors
 from flags import flag, parse_flags
-from hardware import speed
+from hardware import has_bfloat16, speed
 from pretrained import read_pretrained
 from tokenizer import get_encoding
 
@@ -235,6 +236,7 @@ class Settings:
     n_embd: int = flag(768, "width of the residual stream")
     vocab_size: int = flag(50257, "rows of the embedding")
     data_root: str = flag("input.txt", "a text file")
+    dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
     seed: int = flag(1337, "of the weights")
 
@@ -285,10 +287,17 @@ class Compute:
     """Where this process computes, and how; decided once, by start_compute."""
 
     device: str  # cpu, cuda, cuda:3, mps
+    dtype: torch.dtype = torch.float32  # of the matmuls; parameters are always float32
 
     @property
     def device_type(self) -> str:
         return self.device.split(":")[0]
+
+    def autocast(self) -> Any:
+        """For forward and loss: matmuls in bfloat16; LayerNorm, softmax and loss stay fp32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device_type, self.dtype)
 
     def synchronize(self) -> None:
         """Wait for the device, before the clock is read."""
@@ -301,7 +310,7 @@ class Compute:
         return [t.to(self.device) for t in tensors]
 
 
-def start_compute(device: str | None) -> Compute:
+def start_compute(device: str | None, dtype: str | None) -> Compute:
     """Decide where to compute. Raises UserError for a device that is not there."""
     device = device or pick_device()
     kind, _, index = device.partition(":")
@@ -315,7 +324,10 @@ def start_compute(device: str | None) -> Compute:
             raise UserError(f"--device {device}: found {gpus} GPU(s), try --device {pick_device()}")
         torch.cuda.set_device(int(index or 0))
     torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
-    return Compute(device)
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: expected float32 or bfloat16")
+    dtype = dtype or ("bfloat16" if has_bfloat16(kind) else "float32")
+    return Compute(device, getattr(torch, dtype))
 
 
 # ---------- Training -------------------------------------------------------------------
@@ -326,7 +338,8 @@ def train_step(
 ) -> torch.Tensor:
     """One update; returns the loss, still on the device: asking for its value would wait."""
     x, y = compute.to_device(*loader.next_batch())
-    _, loss = model(x, y)
+    with compute.autocast():
+        _, loss = model(x, y)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -352,7 +365,7 @@ def train(s: Settings, compute: Compute) -> None:
 def introduce(s: Settings, compute: Compute) -> None:
     """The first lines: what is trained, where."""
     what = f"{s.n_layer} layers of width {s.n_embd} on {s.data_root}"
-    print(f"{what}, {s.max_steps} steps; {compute.device}")
+    print(f"{what}, {s.max_steps} steps; {compute.device}, {compute.dtype}")
     if compute.device_type != "cuda":
         print("no GPU here: the small settings, where no flag says otherwise")
 
@@ -361,7 +374,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read the flags, decide where to compute, train."""
     with one_line_errors():
         given = parse_flags(Settings, argv, SMALL_HELP)
-        compute = start_compute(given.get("device"))
+        compute = start_compute(given.get("device"), given.get("dtype"))
         s = settle(given, compute)
         introduce(s, compute)
         train(s, compute)

@@ -23,7 +23,7 @@ def test_the_type_of_a_device_has_no_number():
 
 
 def start(device):
-    return start_compute(device)
+    return start_compute(device, None)
 
 
 @pytest.mark.parametrize(

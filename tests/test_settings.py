@@ -56,3 +56,7 @@ def test_a_run_prints_loss_time_and_tokens_per_second():
     result = run(*TINY_FLAGS, "--max_steps", "2")
     assert len(losses(result)) == 2
     assert "ms | tok/sec: " in result.stdout
+
+
+def test_a_dtype_that_is_not_offered_is_refused(capsys):
+    assert "--dtype float16: expected float32 or bfloat16" in error_of(capsys, "--dtype", "float16")
