@@ -236,6 +236,7 @@ class Settings:
     n_embd: int = flag(768, "width of the residual stream")
     vocab_size: int = flag(50257, "rows of the embedding")
     data_root: str = flag("input.txt", "a text file")
+    compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
     seed: int = flag(1337, "of the weights")
@@ -254,10 +255,12 @@ SMALL_HELP = f"Without a GPU these replace the defaults: {SMALL}"
 
 
 def check_numbers(s: Settings) -> None:
-    """Raises UserError for sizes under 1."""
+    """Raises UserError for sizes under 1 and switches that are neither 0 nor 1."""
     for name in ("B", "T", "n_layer", "n_head", "n_embd", "vocab_size"):
         if getattr(s, name) < 1:
             raise UserError(f"--{name} {getattr(s, name)}: expected 1 or more")
+    if s.compile not in (None, 0, 1):
+        raise UserError(f"--compile {s.compile}: expected 0 or 1")
 
 
 def settle(given: dict[str, Any], compute: "Compute") -> Settings:
@@ -330,6 +333,27 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
     return Compute(device, getattr(torch, dtype))
 
 
+def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
+    """The model compiled for (B, T) training steps; as it is where that fails, with one line."""
+    able = compute.device_type == "cuda" and torch.cuda.get_device_capability() >= (7, 0)
+    if not (able if s.compile is None else s.compile):
+        return model
+    compiled = torch.compile(model)
+    x, y = torch.zeros(2, s.B, s.T, dtype=torch.long, device=compute.device)
+    try:  # the compiler starts at the first call, not above
+        with compute.autocast():
+            compiled(x, y)[1].backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever compiler or driver lacks: training goes on without
+        reason = str(error).strip().splitlines()[0]
+        print(f"torch.compile failed, going on without: {reason}")
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+    return compiled
+
+
 # ---------- Training -------------------------------------------------------------------
 
 
@@ -350,15 +374,16 @@ def train(s: Settings, compute: Compute) -> None:
     """The run: s.max_steps updates, one line each."""
     torch.manual_seed(s.seed)
     config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
-    model = GPT(config).to(compute.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=s.max_lr)
+    raw_model = GPT(config).to(compute.device)
+    optimizer = torch.optim.AdamW(raw_model.parameters(), lr=s.max_lr)
+    model = compile_or_not(raw_model, s, compute)  # what has other shapes uses raw_model
     loader = DataLoaderLite(s.B, s.T, s.data_root)
     for step in range(s.max_steps):
         start = time.perf_counter()
         loss = train_step(model, optimizer, loader, compute)
         compute.synchronize()
         seconds = time.perf_counter() - start
-        how_fast = speed(s.B * s.T, seconds, model, compute)
+        how_fast = speed(s.B * s.T, seconds, raw_model, compute)
         print(f"step {step:5d} | loss: {loss.item():.6f} | {how_fast}")
 
 

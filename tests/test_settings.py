@@ -46,6 +46,10 @@ def test_a_size_under_1_is_refused(capsys, flag):
     assert f"--{flag} 0: expected 1 or more" in error_of(capsys, f"--{flag}", "0")
 
 
+def test_a_switch_is_0_or_1(capsys):
+    assert "--compile 2: expected 0 or 1" in error_of(capsys, "--compile", "2")
+
+
 def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():
     s = settle({"n_layer": 7}, Compute("cpu"))
     assert (s.n_layer, s.n_embd) == (7, 128)
