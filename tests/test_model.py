@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tiny import logits, tiny_model
@@ -92,3 +93,23 @@ def test_scaled_additions_keep_the_residual_stream_at_one():
         plain += torch.randn(768)
         scaled += torch.randn(768) / 100**0.5
     assert abs(plain.std() - 10) < 1 and abs(scaled.std() - 1) < 0.1
+
+
+def test_flash_attention_equals_the_four_lines_it_replaces():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 32, 8)  # each (B, nh, T, hs)
+    att = q @ k.transpose(-2, -1) / math.sqrt(8)
+    att = att.masked_fill(torch.ones(32, 32, dtype=torch.bool).triu(1), float("-inf"))
+    expected = F.softmax(att, dim=-1) @ v
+    flash = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    largest = (flash - expected).abs().max().item()
+    print(f"largest difference: {largest:.1e}")
+    assert largest < 1e-5
+
+
+def test_no_square_of_T_is_kept_for_the_backward_pass():
+    attention = tiny_model(block_size=512).transformer.h[0].attn
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        attention(torch.randn(1, 512, 16))
+    assert kept and not any(shape[-2:] == (512, 512) for shape in kept)
