@@ -20,7 +20,7 @@ from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, speed
 from pretrained import read_pretrained
-from tokenizer import get_encoding
+from tokenizer import N_VOCAB, get_encoding
 
 # ---------- The model ------------------------------------------------------------------
 
@@ -182,6 +182,7 @@ class GPT(nn.Module):
         for _ in range(max_new_tokens):
             context = idx[:, -self.config.block_size :]
             logits = self(context)[0][:, -1, :] / temperature  # (B, vocab_size)
+            logits = logits[:, :N_VOCAB]  # ids past N_VOCAB only pad the matrix
             top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k)
             pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
             idx = torch.cat((idx, ids.gather(-1, pick)), dim=1)
@@ -231,7 +232,7 @@ class Settings:
     n_layer: int = flag(12, "blocks of a new model")
     n_head: int = flag(12, "attention heads per block")
     n_embd: int = flag(768, "width of the residual stream")
-    vocab_size: int = flag(50257, "rows of the embedding")
+    vocab_size: int = flag(50304, "rows of the embedding; 50257 = 50,000 + 256 + 1, rounded up")
     data_root: str = flag("input.txt", "a text file")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)

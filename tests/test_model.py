@@ -113,3 +113,20 @@ def test_no_square_of_T_is_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         attention(torch.randn(1, 512, 16))
     assert kept and not any(shape[-2:] == (512, 512) for shape in kept)
+
+
+def test_padding_ids_are_never_sampled():
+    model = tiny_model(vocab_size=50304)
+    with torch.no_grad():  # rig the padding to be the likeliest by far
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[50257:] = model.transformer.ln_f.bias.fill_(1.0)
+    start = torch.zeros(4, 1, dtype=torch.long)
+    assert logits(model, start)[:, -1].argmax(dim=-1).min() >= 50257
+    assert model.generate(start, 20, top_k=50304).max() < 50257
+
+
+def test_number_of_parameters_with_a_nice_vocabulary():
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=50304))
+    assert 50304 == 393 * 128
+    assert sum(p.numel() for p in model.parameters()) == 124_475_904
