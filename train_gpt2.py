@@ -239,6 +239,7 @@ class Settings:
     T: int = flag(1024, "context: tokens per row, and block_size of a new model")
     max_steps: int = flag(50, "updates")
     max_lr: float = flag(6e-4, "learning rate at its highest")
+    grad_clip: float = flag(1.0, "largest norm of the gradient")
     n_layer: int = flag(12, "blocks of a new model")
     n_head: int = flag(12, "attention heads per block")
     n_embd: int = flag(768, "width of the residual stream")
@@ -367,15 +368,17 @@ def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoaderLite, compute: Compute,
-) -> torch.Tensor:
-    """One update; returns the loss, still on the device: asking for its value would wait."""
+    grad_clip: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update; returns loss and norm of the gradient before clipping, still on the device."""
     x, y = compute.to_device(*loader.next_batch())
     with compute.autocast():
         _, loss = model(x, y)
     loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     optimizer.step()
     optimizer.zero_grad()
-    return loss.detach()
+    return loss.detach(), norm
 
 
 def train(s: Settings, compute: Compute) -> None:
@@ -383,16 +386,16 @@ def train(s: Settings, compute: Compute) -> None:
     torch.manual_seed(s.seed)
     config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
     raw_model = GPT(config).to(compute.device)
-    optimizer = torch.optim.AdamW(raw_model.parameters(), lr=s.max_lr)
+    optimizer = torch.optim.AdamW(raw_model.parameters(), s.max_lr, betas=(0.9, 0.95), eps=1e-8)
     model = compile_or_not(raw_model, s, compute)  # what has other shapes uses raw_model
     loader = DataLoaderLite(s.B, s.T, s.data_root)
     for step in range(s.max_steps):
         start = time.perf_counter()
-        loss = train_step(model, optimizer, loader, compute)
+        loss, norm = train_step(model, optimizer, loader, compute, s.grad_clip)
         compute.synchronize()
         seconds = time.perf_counter() - start
         how_fast = speed(s.B * s.T, seconds, raw_model, compute)
-        print(f"step {step:5d} | loss: {loss.item():.6f} | {how_fast}")
+        print(f"step {step:5d} | loss: {loss.item():.6f} | norm: {norm.item():.4f} | {how_fast}")
 
 
 def introduce(s: Settings, compute: Compute) -> None:
