@@ -9,7 +9,7 @@ import math
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -237,8 +237,10 @@ class Settings:
 
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
     T: int = flag(1024, "context: tokens per row, and block_size of a new model")
-    max_steps: int = flag(50, "updates")
+    max_steps: int = flag(19073, "updates; 10e9 tokens in steps of 2**19")
+    warmup_steps: int = flag(715, "updates with a rising rate; 375e6 tokens in steps of 2**19")
     max_lr: float = flag(6e-4, "learning rate at its highest")
+    min_lr: float | None = flag(None, "learning rate at the end (default: max_lr / 10)", float)
     grad_clip: float = flag(1.0, "largest norm of the gradient")
     n_layer: int = flag(12, "blocks of a new model")
     n_head: int = flag(12, "attention heads per block")
@@ -255,6 +257,8 @@ class Settings:
 SMALL = dict(
     B=4,
     T=64,
+    max_steps=1200,
+    warmup_steps=60,
     max_lr=2e-3,
     n_layer=4,
     n_head=4,
@@ -273,13 +277,25 @@ def check_numbers(s: Settings) -> None:
 
 
 def settle(given: dict[str, Any], compute: "Compute") -> Settings:
-    """The typed flags over the defaults; the small set between them where there is no GPU."""
+    """The typed flags over the defaults, the rest of which follows from them.
+
+    Where there is no GPU, the small set is between them. Raises UserError where they do not
+    go together.
+    """
     small = SMALL if compute.device_type != "cuda" else {}
     s = Settings(**{**small, **given})
     check_numbers(s)
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} does not divide by --n_head {s.n_head}")
-    return s
+    return replace(s, min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr)
+
+
+def get_lr(step: int, s: Settings) -> float:
+    """Learning rate of update `step`: linear to max_lr, then a cosine to min_lr at max_steps."""
+    if step < s.warmup_steps:
+        return s.max_lr * (step + 1) / s.warmup_steps
+    progress = (step - s.warmup_steps) / max(1, s.max_steps - s.warmup_steps)  # 0 to 1
+    return s.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (s.max_lr - s.min_lr)
 
 
 # ---------- The device -----------------------------------------------------------------
@@ -368,7 +384,7 @@ def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoaderLite, compute: Compute,
-    grad_clip: float,
+    learning_rate: float, grad_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update; returns loss and norm of the gradient before clipping, still on the device."""
     x, y = compute.to_device(*loader.next_batch())
@@ -376,6 +392,8 @@ def train_step(
         _, loss = model(x, y)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach(), norm
@@ -391,11 +409,15 @@ def train(s: Settings, compute: Compute) -> None:
     loader = DataLoaderLite(s.B, s.T, s.data_root)
     for step in range(s.max_steps):
         start = time.perf_counter()
-        loss, norm = train_step(model, optimizer, loader, compute, s.grad_clip)
+        lr = get_lr(step, s)
+        loss, norm = train_step(model, optimizer, loader, compute, lr, s.grad_clip)
         compute.synchronize()
         seconds = time.perf_counter() - start
         how_fast = speed(s.B * s.T, seconds, raw_model, compute)
-        print(f"step {step:5d} | loss: {loss.item():.6f} | norm: {norm.item():.4f} | {how_fast}")
+        print(
+            f"step {step:5d} | loss: {loss.item():.6f} | lr {lr:.4e} |"
+            f" norm: {norm.item():.4f} | {how_fast}"
+        )
 
 
 def introduce(s: Settings, compute: Compute) -> None:
