@@ -179,6 +179,21 @@ class GPT(nn.Module):
                 raise UserError(f"{name} is {tuple(weight.shape)}, expected {tuple(own.shape)}")
             own.copy_(weight)
 
+    def configure_optimizers(
+        self, weight_decay: float, learning_rate: float, device_type: str
+    ) -> torch.optim.AdamW:
+        """AdamW as in GPT-3 (Brown et al. 2020, appendix B): decay for matrices, not vectors.
+
+        Matrices and embeddings take part in sums of many products, which decay keeps from
+        leaning on a few large weights; biases and LayerNorms do not.
+        """
+        parameters = list(self.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8)
+
     @torch.no_grad()
     def generate(
         self, idx: torch.Tensor, max_new_tokens: int, top_k: int = 50, temperature: float = 1.0,
@@ -241,6 +256,7 @@ class Settings:
     warmup_steps: int = flag(715, "updates with a rising rate; 375e6 tokens in steps of 2**19")
     max_lr: float = flag(6e-4, "learning rate at its highest")
     min_lr: float | None = flag(None, "learning rate at the end (default: max_lr / 10)", float)
+    weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings")
     grad_clip: float = flag(1.0, "largest norm of the gradient")
     n_layer: int = flag(12, "blocks of a new model")
     n_head: int = flag(12, "attention heads per block")
@@ -404,7 +420,7 @@ def train(s: Settings, compute: Compute) -> None:
     torch.manual_seed(s.seed)
     config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
     raw_model = GPT(config).to(compute.device)
-    optimizer = torch.optim.AdamW(raw_model.parameters(), s.max_lr, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     model = compile_or_not(raw_model, s, compute)  # what has other shapes uses raw_model
     loader = DataLoaderLite(s.B, s.T, s.data_root)
     for step in range(s.max_steps):

@@ -2,7 +2,7 @@
 import torch
 
 from tiny import tiny_model
-from train_gpt2 import Compute, train_step
+from train_gpt2 import GPT, GPTConfig, Compute, train_step
 
 
 class OneBatch:
@@ -31,14 +31,19 @@ def adamw_by_hand(p, grads, lr, decay, betas=(0.9, 0.95), eps=1e-8):
     return p
 
 
-def test_the_step_is_adamw_by_hand():
-    p = torch.nn.Parameter(torch.randn(5))
-    start, grads = p.detach().clone(), torch.randn(3, 5)
-    optimizer = torch.optim.AdamW([p], 1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
-    for g in grads:
-        p.grad = g.clone()
+def test_the_step_is_adamw_by_hand_with_decay_for_matrices_only():
+    model = tiny_model()
+    optimizer = model.configure_optimizers(weight_decay=0.1, learning_rate=1e-2, device_type="cpu")
+    torch.manual_seed(1)
+    grads = {n: torch.randn(3, *p.shape) for n, p in model.named_parameters()}
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for i in range(3):
+        for n, p in model.named_parameters():
+            p.grad = grads[n][i].clone()
         optimizer.step()
-    torch.testing.assert_close(p.detach(), adamw_by_hand(start, grads, 1e-2, 0.1))
+    for n, p in model.named_parameters():
+        expected = adamw_by_hand(start[n], grads[n], 1e-2, 0.1 if p.dim() >= 2 else 0.0)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_large_gradient_is_clipped_and_its_norm_returned():
@@ -58,3 +63,25 @@ def test_a_large_gradient_is_clipped_and_its_norm_returned():
     assert expected > 0.1
     torch.testing.assert_close(norm, expected)
     assert torch.cat([g.flatten() for g in kept]).norm() <= 0.1 * 1.0001
+
+
+def groups_of(vocab_size: int) -> list[dict]:
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=vocab_size))
+        return model.configure_optimizers(0.1, 6e-4, "meta").param_groups
+
+
+def test_who_decays_and_who_does_not():
+    for vocab_size, decayed in ((50257, 124_318_464), (50304, 124_354_560)):
+        matrices, vectors = groups_of(vocab_size)
+        assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+        assert (len(matrices["params"]), len(vectors["params"])) == (50, 98)
+        assert sum(p.numel() for p in matrices["params"]) == decayed
+        assert sum(p.numel() for p in vectors["params"]) == 121_344
+
+
+def test_every_parameter_is_in_exactly_one_group():
+    model = tiny_model()
+    groups = model.configure_optimizers(0.1, 1e-3, "cpu").param_groups
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
