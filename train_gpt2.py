@@ -192,7 +192,13 @@ class GPT(nn.Module):
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8)
+        return torch.optim.AdamW(
+            groups,
+            lr=learning_rate,
+            betas=(0.9, 0.95),
+            eps=1e-8,
+            fused=device_type in ("cuda", "cpu"),  # one kernel over all parameters
+        )
 
     @torch.no_grad()
     def generate(

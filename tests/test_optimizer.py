@@ -85,3 +85,17 @@ def test_every_parameter_is_in_exactly_one_group():
     groups = model.configure_optimizers(0.1, 1e-3, "cpu").param_groups
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_fused_and_unfused_end_at_the_same_weights():
+    results = []
+    for device_type in ("cpu", "meta"):  # fused; not fused
+        model = tiny_model()
+        optimizer = model.configure_optimizers(0.1, 1e-3, device_type)
+        assert optimizer.defaults["fused"] == (device_type == "cpu")
+        for _ in range(10):
+            step(model, optimizer)
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    largest = (results[0] - results[1]).abs().max().item()
+    print(f"largest difference of a weight after 10 steps: {largest:.1e}")
+    assert largest < 1e-5
