@@ -55,3 +55,8 @@ def has_bfloat16(device_type: str) -> bool:
     if device_type != "cpu" or not cpuinfo.exists():
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.read_text().split())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of GPU memory or, by its allocator's text, of the CPU's."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cross_entropy import chunked_cross_entropy
 from errors import UserError, one_line_errors
 from flags import flag, parse_flags
-from hardware import has_bfloat16, speed
+from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
 from tokenizer import N_VOCAB, get_encoding
 
@@ -258,8 +258,9 @@ class Settings:
 
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
     T: int = flag(1024, "context: tokens per row, and block_size of a new model")
-    max_steps: int = flag(19073, "updates; 10e9 tokens in steps of 2**19")
-    warmup_steps: int = flag(715, "updates with a rising rate; 375e6 tokens in steps of 2**19")
+    total_batch_size: int = flag(2**19, "tokens per update")
+    max_steps: int | None = flag(None, "updates (default: what 10e9 tokens make)", int)
+    warmup_steps: int | None = flag(None, "updates of rising rate (default: 375e6 tokens)", int)
     max_lr: float = flag(6e-4, "learning rate at its highest")
     min_lr: float | None = flag(None, "learning rate at the end (default: max_lr / 10)", float)
     weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings")
@@ -279,6 +280,7 @@ class Settings:
 SMALL = dict(
     B=4,
     T=64,
+    total_batch_size=256,
     max_steps=1200,
     warmup_steps=60,
     max_lr=2e-3,
@@ -291,7 +293,7 @@ SMALL_HELP = f"Without a GPU these replace the defaults: {SMALL}"
 
 def check_numbers(s: Settings) -> None:
     """Raises UserError for sizes under 1 and switches that are neither 0 nor 1."""
-    for name in ("B", "T", "n_layer", "n_head", "n_embd", "vocab_size"):
+    for name in ("B", "T", "total_batch_size", "n_layer", "n_head", "n_embd", "vocab_size"):
         if getattr(s, name) < 1:
             raise UserError(f"--{name} {getattr(s, name)}: expected 1 or more")
     if s.compile not in (None, 0, 1):
@@ -307,9 +309,31 @@ def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     small = SMALL if compute.device_type != "cuda" else {}
     s = Settings(**{**small, **given})
     check_numbers(s)
+    tokens = s.total_batch_size
+    B = largest_fitting_B(s, 1)
+    if B == 0 or (B != s.B and "B" in given):
+        raise UserError(unfit_batch(s, B, compute))
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} does not divide by --n_head {s.n_head}")
-    return replace(s, min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr)
+    return replace(
+        s,
+        B=B,
+        max_steps=int(10e9) // tokens if s.max_steps is None else s.max_steps,
+        warmup_steps=int(375e6) // tokens if s.warmup_steps is None else s.warmup_steps,
+        min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr,
+    )
+
+
+def largest_fitting_B(s: Settings, world_size: int) -> int:
+    """The largest B, at most s.B, with which whole micro-batches fill the step; 0: none."""
+    fits = (B for B in range(s.B, 0, -1) if s.total_batch_size % (B * s.T * world_size) == 0)
+    return next(fits, 0)
+
+
+def unfit_batch(s: Settings, B: int, compute: "Compute") -> str:
+    found = f"--total_batch_size {s.total_batch_size} is no multiple of B x T = {s.B} x {s.T}"
+    hint = f"--B {B}" if B else f"--total_batch_size {max(1, s.total_batch_size // s.T) * s.T}"
+    return f"{found}: try {hint}"
 
 
 def get_lr(step: int, s: Settings) -> float:
@@ -406,19 +430,27 @@ def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoaderLite, compute: Compute,
-    learning_rate: float, grad_clip: float,
+    micro_steps: int, learning_rate: float, grad_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update; returns loss and norm of the gradient before clipping, still on the device."""
-    x, y = compute.to_device(*loader.next_batch())
-    with compute.autocast():
-        _, loss = model(x, y)
-    loss.backward()
+    """One update from the gradients of micro_steps batches.
+
+    Returns the mean loss and the norm of the gradient before clipping, both still on the
+    device: asking for their values would wait for it.
+    """
+    total = torch.zeros((), device=compute.device)
+    for _ in range(micro_steps):
+        x, y = compute.to_device(*loader.next_batch())
+        with compute.autocast():
+            _, loss = model(x, y)
+        loss = loss / micro_steps  # the mean of the means
+        total += loss.detach()
+        loss.backward()  # adds to the gradients that are there
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad()
-    return loss.detach(), norm
+    return total, norm
 
 
 def train(s: Settings, compute: Compute) -> None:
@@ -429,13 +461,14 @@ def train(s: Settings, compute: Compute) -> None:
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     model = compile_or_not(raw_model, s, compute)  # what has other shapes uses raw_model
     loader = DataLoaderLite(s.B, s.T, s.data_root)
+    micro_steps = s.total_batch_size // (s.B * s.T)
     for step in range(s.max_steps):
         start = time.perf_counter()
         lr = get_lr(step, s)
-        loss, norm = train_step(model, optimizer, loader, compute, lr, s.grad_clip)
+        loss, norm = train_step(model, optimizer, loader, compute, micro_steps, lr, s.grad_clip)
         compute.synchronize()
         seconds = time.perf_counter() - start
-        how_fast = speed(s.B * s.T, seconds, raw_model, compute)
+        how_fast = speed(s.total_batch_size, seconds, raw_model, compute)
         print(
             f"step {step:5d} | loss: {loss.item():.6f} | lr {lr:.4e} |"
             f" norm: {norm.item():.4f} | {how_fast}"
@@ -459,7 +492,15 @@ def main(argv: list[str] | None = None) -> None:
         compute = start_compute(given.get("device"), given.get("dtype"))
         s = settle(given, compute)
         introduce(s, compute)
-        train(s, compute)
+        try:
+            train(s, compute)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with B={s.B} rows of T={s.T}: try --B {max(1, s.B // 2)}; more"
+                " micro-steps make up for it, the optimisation stays the same"
+            ) from error
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class OneBatch:
 
 
 def step(model, optimizer, grad_clip=1.0):
-    return train_step(model, optimizer, OneBatch(), Compute("cpu"), 1e-3, grad_clip)
+    return train_step(model, optimizer, OneBatch(), Compute("cpu"), 1, 1e-3, grad_clip)
 
 
 def adamw_by_hand(p, grads, lr, decay, betas=(0.9, 0.95), eps=1e-8):

@@ -4,7 +4,7 @@ from dataclasses import fields
 import pytest
 
 from tiny import TINY_FLAGS, losses, run
-from train_gpt2 import Compute, Settings, main, settle
+from train_gpt2 import SMALL, Compute, Settings, main, settle
 
 
 def error_of(capsys, *flags: str) -> str:
@@ -54,6 +54,7 @@ def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():
     s = settle({"n_layer": 7}, Compute("cpu"))
     assert (s.n_layer, s.n_embd) == (7, 128)
     assert settle({}, Compute("cuda")).n_embd == 768
+    assert settle({"B": 16, "T": 1024}, Compute("cuda")).max_steps == 19073
 
 
 def test_a_run_prints_loss_time_and_tokens_per_second():
@@ -64,3 +65,29 @@ def test_a_run_prints_loss_time_and_tokens_per_second():
 
 def test_a_dtype_that_is_not_offered_is_refused(capsys):
     assert "--dtype float16: expected float32 or bfloat16" in error_of(capsys, "--dtype", "float16")
+
+
+def test_a_batch_that_does_not_fill_the_step_names_the_nearest_that_does(capsys):
+    flags = "--device cpu --T 64 --total_batch_size 512 --B".split()
+    assert "= 3 x 64" in (error := error_of(capsys, *flags, "3")) and "try --B 2" in error
+    error = error_of(capsys, "--T", "100", "--total_batch_size", "512", "--device", "cpu")
+    assert "try --total_batch_size 500" in error
+
+
+def test_a_batch_that_was_not_given_is_made_to_fit():
+    s = settle({"total_batch_size": SMALL["T"] * 3}, Compute("cpu"))
+    assert s.B == 3
+
+
+def test_steps_and_rates_follow_from_the_batch():
+    s = settle(dict(T=1024, max_lr=1e-3, total_batch_size=2**18, max_steps=None), Compute("cuda"))
+    assert Settings().max_steps is None and Settings().warmup_steps is None
+    assert s.min_lr == pytest.approx(1e-4)
+
+
+def test_out_of_memory_names_the_batch_to_try(capsys, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("train_gpt2.train", full)
+    assert "try --B 2" in error_of(capsys, "--B", "4", "--device", "cpu")
