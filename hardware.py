@@ -44,7 +44,8 @@ def speed(tokens: int, seconds: float, model: nn.Module, compute: Any) -> str:
     peak = peak_flops(compute.device_type)
     if peak is None:
         return text
-    return f"{text} | mfu: {flops_per_token(model) * tokens / seconds / peak:.1%}"
+    mfu = flops_per_token(model) * tokens / seconds / (peak * compute.world_size)
+    return f"{text} | mfu: {mfu:.1%}"
 
 
 def has_bfloat16(device_type: str) -> bool:

@@ -1,8 +1,12 @@
 """
 Train GPT-2 (124M) in one file, to be read from top to bottom.
 
-    python train_gpt2.py                 # a small model where there is no GPU
-    python train_gpt2.py --help          # every setting
+    python train_gpt2.py                                     # a laptop: minutes, on input.txt
+    python train_gpt2.py --B 16                              # one GPU and shards of fineweb.py
+    torchrun --standalone --nproc_per_node=8 train_gpt2.py   # eight: 10B tokens overnight
+
+The way of the data: bytes -> tokens (tokenizer.py, fineweb.py) -> batches (DataLoaderLite)
+-> logits and loss (GPT) -> one update (train_step) -> lines of the log (train).
 """
 
 import math
@@ -14,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from cross_entropy import chunked_cross_entropy
 from errors import UserError, one_line_errors
@@ -230,10 +236,17 @@ def load_tokens(path: str) -> np.ndarray:
 
 
 class DataLoaderLite:
-    """Walks a text B * T tokens at a time, again and again."""
+    """Walks a text B * T tokens per rank at a time, again and again.
 
-    def __init__(self, B: int, T: int, data_root: str = "input.txt"):
+    The position is the same on all ranks; a rank only picks its slice of what comes next.
+    """
+
+    def __init__(
+        self, B: int, T: int, process_rank: int = 0, num_processes: int = 1,
+        data_root: str = "input.txt",
+    ):
         self.B, self.T = B, T
+        self.process_rank, self.num_processes = process_rank, num_processes
         self.tokens = load_tokens(data_root)
         self.reset()
 
@@ -242,9 +255,10 @@ class DataLoaderLite:
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """x and y, both (B, T): one stretch of B * T + 1 tokens, seen twice, one apart."""
+        start = self.position + self.process_rank * self.B * self.T
         count = self.B * self.T + 1  # one more, for the last target
-        stretch = self.tokens.take(range(self.position, self.position + count), mode="wrap")
-        self.position += self.B * self.T
+        stretch = self.tokens.take(range(start, start + count), mode="wrap")
+        self.position += self.num_processes * self.B * self.T
         tokens = torch.from_numpy(stretch.astype(np.int64))
         return tokens[:-1].view(self.B, self.T), tokens[1:].view(self.B, self.T)
 
@@ -258,7 +272,7 @@ class Settings:
 
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
     T: int = flag(1024, "context: tokens per row, and block_size of a new model")
-    total_batch_size: int = flag(2**19, "tokens per update")
+    total_batch_size: int = flag(2**19, "tokens per update, over all processes")
     max_steps: int | None = flag(None, "updates (default: what 10e9 tokens make)", int)
     warmup_steps: int | None = flag(None, "updates of rising rate (default: 375e6 tokens)", int)
     max_lr: float = flag(6e-4, "learning rate at its highest")
@@ -310,7 +324,7 @@ def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     s = Settings(**{**small, **given})
     check_numbers(s)
     tokens = s.total_batch_size
-    B = largest_fitting_B(s, 1)
+    B = largest_fitting_B(s, compute.world_size)
     if B == 0 or (B != s.B and "B" in given):
         raise UserError(unfit_batch(s, B, compute))
     if s.n_embd % s.n_head != 0:
@@ -331,8 +345,12 @@ def largest_fitting_B(s: Settings, world_size: int) -> int:
 
 
 def unfit_batch(s: Settings, B: int, compute: "Compute") -> str:
-    found = f"--total_batch_size {s.total_batch_size} is no multiple of B x T = {s.B} x {s.T}"
-    hint = f"--B {B}" if B else f"--total_batch_size {max(1, s.total_batch_size // s.T) * s.T}"
+    found = (
+        f"--total_batch_size {s.total_batch_size} is no multiple of"
+        f" B x T x processes = {s.B} x {s.T} x {compute.world_size}"
+    )
+    row = s.T * compute.world_size
+    hint = f"--B {B}" if B else f"--total_batch_size {max(1, s.total_batch_size // row) * row}"
     return f"{found}: try {hint}"
 
 
@@ -344,7 +362,7 @@ def get_lr(step: int, s: Settings) -> float:
     return s.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (s.max_lr - s.min_lr)
 
 
-# ---------- The device -----------------------------------------------------------------
+# ---------- The device and the processes -----------------------------------------------
 
 
 def pick_device() -> str:
@@ -362,6 +380,8 @@ class Compute:
 
     device: str  # cpu, cuda, cuda:3, mps
     dtype: torch.dtype = torch.float32  # of the matmuls; parameters are always float32
+    rank: int = 0
+    world_size: int = 1
 
     @property
     def device_type(self) -> str:
@@ -381,12 +401,30 @@ class Compute:
             torch.mps.synchronize()
 
     def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        if self.device_type == "cuda":  # pinned memory is copied while the GPU computes
+            return [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
         return [t.to(self.device) for t in tensors]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def print(self, text: str) -> None:
+        if self.rank == 0:
+            print(text, flush=True)
 
 
 def start_compute(device: str | None, dtype: str | None) -> Compute:
-    """Decide where to compute. Raises UserError for a device that is not there."""
+    """Decide where to compute, and join the other processes where torchrun started some.
+
+    Raises UserError for a device that is not there.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = device or pick_device()
+    if device == "cuda" and world_size > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise UserError(f"--device {device}: expected cpu, cuda, cuda:N or mps")
@@ -395,13 +433,21 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
     if kind == "cuda":
         gpus = torch.cuda.device_count()
         if int(index or 0) >= gpus:
-            raise UserError(f"--device {device}: found {gpus} GPU(s), try --device {pick_device()}")
+            raise UserError(
+                f"--device {device}: found {gpus} GPU(s); try --device cpu, or torchrun with"
+                f" --nproc_per_node={max(1, gpus)}"
+            )
         torch.cuda.set_device(int(index or 0))
     torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"--dtype {dtype}: expected float32 or bfloat16")
     dtype = dtype or ("bfloat16" if has_bfloat16(kind) else "float32")
-    return Compute(device, getattr(torch, dtype))
+    if world_size > 1:
+        if kind == "cuda":
+            dist.init_process_group("nccl", device_id=torch.device(device))
+        else:
+            dist.init_process_group("gloo")
+    return Compute(device, getattr(torch, dtype), rank, world_size)
 
 
 def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
@@ -418,11 +464,18 @@ def compile_or_not(model: GPT, s: Settings, compute: Compute) -> nn.Module:
         raise
     except Exception as error:  # whatever compiler or driver lacks: training goes on without
         reason = str(error).strip().splitlines()[0]
-        print(f"torch.compile failed, going on without: {reason}")
+        compute.print(f"torch.compile failed, going on without: {reason}")
         return model
     finally:
         model.zero_grad(set_to_none=True)
     return compiled
+
+
+def distribute(model: nn.Module, compute: Compute) -> nn.Module:
+    """The model in DistributedDataParallel, which averages the gradients of all processes."""
+    if compute.world_size == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 # ---------- Training -------------------------------------------------------------------
@@ -434,8 +487,8 @@ def train_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update from the gradients of micro_steps batches.
 
-    Returns the mean loss and the norm of the gradient before clipping, both still on the
-    device: asking for their values would wait for it.
+    Returns the mean loss over all processes and the norm of the gradient before clipping,
+    both still on the device: asking for their values would wait for it.
     """
     total = torch.zeros((), device=compute.device)
     for _ in range(micro_steps):
@@ -445,6 +498,7 @@ def train_step(
         loss = loss / micro_steps  # the mean of the means
         total += loss.detach()
         loss.backward()  # adds to the gradients that are there
+    total = compute.sum(total) / compute.world_size
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -459,9 +513,9 @@ def train(s: Settings, compute: Compute) -> None:
     config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
     raw_model = GPT(config).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
-    model = compile_or_not(raw_model, s, compute)  # what has other shapes uses raw_model
-    loader = DataLoaderLite(s.B, s.T, s.data_root)
-    micro_steps = s.total_batch_size // (s.B * s.T)
+    model = distribute(compile_or_not(raw_model, s, compute), compute)
+    loader = DataLoaderLite(s.B, s.T, compute.rank, compute.world_size, s.data_root)
+    micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
     for step in range(s.max_steps):
         start = time.perf_counter()
         lr = get_lr(step, s)
@@ -469,7 +523,7 @@ def train(s: Settings, compute: Compute) -> None:
         compute.synchronize()
         seconds = time.perf_counter() - start
         how_fast = speed(s.total_batch_size, seconds, raw_model, compute)
-        print(
+        compute.print(
             f"step {step:5d} | loss: {loss.item():.6f} | lr {lr:.4e} |"
             f" norm: {norm.item():.4f} | {how_fast}"
         )
@@ -478,18 +532,16 @@ def train(s: Settings, compute: Compute) -> None:
 def introduce(s: Settings, compute: Compute) -> None:
     """The first lines: what is trained, where."""
     what = f"{s.n_layer} layers of width {s.n_embd} on {s.data_root}"
-    print(f"{what}, {s.max_steps} steps; {compute.device}, {compute.dtype}")
+    compute.print(f"{what}, {s.max_steps} steps; {compute.device}, {compute.dtype}")
     if compute.device_type != "cuda":
-        print("no GPU here: the small settings, where no flag says otherwise")
+        compute.print("no GPU here: the small settings, where no flag says otherwise")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Read the flags, decide where to compute, train."""
-    # Memory in pages of 2 MB, where the kernel offers them, costs far fewer page faults.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with one_line_errors():
-        given = parse_flags(Settings, argv, SMALL_HELP)
-        compute = start_compute(given.get("device"), given.get("dtype"))
+def run(argv: list[str] | None) -> None:
+    """Read the flags, decide where to compute, train, and leave no process behind."""
+    given = parse_flags(Settings, argv, SMALL_HELP)
+    compute = start_compute(given.get("device"), given.get("dtype"))
+    try:
         s = settle(given, compute)
         introduce(s, compute)
         try:
@@ -501,6 +553,16 @@ def main(argv: list[str] | None = None) -> None:
                 f"out of memory with B={s.B} rows of T={s.T}: try --B {max(1, s.B // 2)}; more"
                 " micro-steps make up for it, the optimisation stays the same"
             ) from error
+    finally:
+        if compute.world_size > 1:
+            dist.destroy_process_group()
+
+
+def main(argv: list[str] | None = None) -> None:
+    # Memory in pages of 2 MB, where the kernel offers them, costs far fewer page faults.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    with one_line_errors():
+        run(argv)
 
 
 if __name__ == "__main__":

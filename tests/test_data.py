@@ -40,3 +40,10 @@ def test_after_the_last_token_comes_the_first(tmp_path):
 def test_the_text_has_the_tokens_it_should():
     tokens = load_tokens("input.txt")
     assert (len(tokens), len(set(tokens.tolist()))) == (339_881, 11_724)
+
+
+def test_the_rows_of_a_step_are_the_same_for_any_number_of_processes(tmp_path):
+    alone = DataLoaderLite(12, 8).next_batch()[0]
+    for ranks in (1, 2, 3, 4):
+        loaders = [DataLoaderLite(12 // ranks, 8, rank, ranks) for rank in range(ranks)]
+        assert torch.equal(torch.cat([ld.next_batch()[0] for ld in loaders]), alone)

@@ -56,6 +56,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         start("cuda:2")
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in dict(RANK="2", LOCAL_RANK="2", WORLD_SIZE="4").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--nproc_per_node=2"):
+        start("cuda")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_gpu_is_taken():
     assert start(None).device_type == "cuda"

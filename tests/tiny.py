@@ -25,9 +25,13 @@ def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
 TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
 
 
-def run(*flags: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """python train_gpt2.py FLAGS as a user would, in cwd."""
-    command = [sys.executable, str(ROOT / "train_gpt2.py"), *flags]
+def run(*flags: str, cwd: Path = ROOT, processes: int = 0) -> subprocess.CompletedProcess:
+    """train_gpt2.py FLAGS as a user would, in cwd; under torchrun with processes > 0."""
+    command = [str(ROOT / "train_gpt2.py"), *flags]
+    if processes:
+        torchrun = "-m torch.distributed.run --standalone --nproc_per_node".split()
+        command = [*torchrun, str(processes), *command]
+    command = [sys.executable, *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
