@@ -491,13 +491,15 @@ def train_step(
     both still on the device: asking for their values would wait for it.
     """
     total = torch.zeros((), device=compute.device)
-    for _ in range(micro_steps):
+    for micro_step in range(micro_steps):
         x, y = compute.to_device(*loader.next_batch())
-        with compute.autocast():
-            _, loss = model(x, y)
-        loss = loss / micro_steps  # the mean of the means
-        total += loss.detach()
-        loss.backward()  # adds to the gradients that are there
+        is_last = micro_step == micro_steps - 1
+        with nullcontext() if is_last or compute.world_size == 1 else model.no_sync():
+            with compute.autocast():
+                _, loss = model(x, y)
+            loss = loss / micro_steps  # the mean of the means
+            total += loss.detach()
+            loss.backward()  # adds to the gradients that are there
     total = compute.sum(total) / compute.world_size
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     for group in optimizer.param_groups:

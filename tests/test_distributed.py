@@ -1,7 +1,12 @@
 """One process against several, on the CPU."""
-import pytest
+import os
 
-from tiny import TINY_FLAGS, losses, run
+import pytest
+import torch
+import torch.distributed as dist
+
+from tiny import TINY_FLAGS, losses, run, tiny_model
+from train_gpt2 import Compute, distribute, train_step
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4".split()]
 
@@ -22,3 +27,36 @@ def test_a_user_s_mistake_is_told_once_by_rank_0():
     result = run(*FLAGS, "--B", "3", processes=2)
     assert result.stderr.count("error: --total_batch_size 512") == 1
     assert "exitcode  : 2" in result.stderr  # torchrun's own report
+
+
+class Rows:
+    def next_batch(self):
+        return torch.zeros(2, 2, 8, dtype=torch.long)
+
+
+@pytest.fixture
+def process_group():
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def test_gradients_are_averaged_once_per_step_not_per_micro_step(process_group):
+    compute = Compute("cpu", world_size=2)  # two, for the switch; the group has only this one
+    model = distribute(tiny_model(), compute)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    calls = []
+
+    def count(state, bucket):
+        calls.append(bucket.index())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    model.register_comm_hook(None, count)
+    for micro_steps in (1, 4):
+        calls.clear()
+        train_step(model, optimizer, Rows(), compute, micro_steps, 0.0, 1.0)
+        print(f"{micro_steps} micro-steps: {len(calls)} all-reduce(s) of gradients")
+        assert len(calls) == 1  # one bucket: the model is small
