@@ -1,0 +1,412 @@
+"""FineWeb-Edu's 10 billion tokens as shards for training.
+
+    python fineweb.py                                  # all of sample-10BT -> edu_fineweb10B/
+    python fineweb.py --shards 3                       # the first three shards only
+    python fineweb.py --source my_texts --out my_data --shard_size 1000000
+
+parquet or jsonl files -> documents -> chunks of documents -> tokens (threads) -> shards
+
+A shard is one array of uint16, shard_size tokens of the stream
+
+    50256, tokens of document 0, 50256, tokens of document 1, ...
+
+cut wherever it is full: documents run on across shards, only the last shard is shorter. The
+first shard is for validation. Killed at any moment, the same command goes on where it was, and
+the bytes come out the same: a shard appears under its name only when it is complete, and
+progress.json says where in the source the next one begins.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, NamedTuple, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from errors import UserError, one_line_errors
+from tokenizer import EOT, get_encoding
+
+if TYPE_CHECKING:
+    import pyarrow.parquet
+    import tiktoken
+
+SAMPLE_10BT = "HuggingFaceFW/fineweb-edu/sample/10BT"
+CHUNK = 128  # documents handed to a thread at once
+IN_FLIGHT = 4  # chunks waiting per thread, at most: bounds the memory
+Encode = Callable[[list[str]], np.ndarray]
+
+
+# ---------------------------------------------------------------------------------------------
+# source: a folder of files -> chunks of documents
+
+
+class Chunk(NamedTuple):
+    file: int  # index of the file these documents are from
+    document: int  # index of the first of them in that file
+    texts: list[str]
+    bytes_read: int  # of all files, up to the end of this chunk
+
+
+def find_files(source: str) -> dict[Path, int]:
+    """The .parquet and .jsonl files of a folder or a hub dataset: path -> bytes, sorted by name.
+
+    Raises UserError if there are none.
+    """
+    folder = Path(source) if Path(source).is_dir() else download(source)
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl"))
+    if not files:
+        raise UserError(f"no .parquet or .jsonl files in {folder}: give --source a folder of them")
+    return {path: path.stat().st_size for path in files}
+
+
+def download(source: str) -> Path:
+    """Download the parquet files of OWNER/NAME[/FOLDER] on the hub; returns their local folder.
+
+    Files already downloaded are not fetched again, and a broken download is resumed.
+    Raises UserError if there is no such dataset or no network.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", source) or Path(source).exists():
+        raise UserError(f"no folder {source}: give --source a folder of .parquet or .jsonl files, "
+                        f"or a hub dataset such as {SAMPLE_10BT}")
+    owner, name, *parts = source.split("/")
+    repository, folder = f"{owner}/{name}", "/".join(parts)
+    try:
+        # Asked first, because offline snapshot_download is content with whatever is in its cache,
+        # half a dataset included.
+        info = HfApi().dataset_info(repository)
+        paths = [file.rfilename for file in info.siblings if file.rfilename.endswith(".parquet")]
+        wanted = [path for path in paths if path.rpartition("/")[0] == folder]
+        if wanted:
+            return Path(snapshot_download(repository, repo_type="dataset", revision=info.sha,
+                                          allow_patterns=wanted), folder)
+    except Exception as error:  # of whichever HTTP library the hub's client uses
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"no folder {source} here, and no download from the hub ({reason}): run it "
+                        "again with network, or give --source a local folder") from error
+    folders = sorted({path.rpartition("/")[0] for path in paths})
+    raise UserError(f"{repository} has no parquet files in folder {folder!r}, only in {folders}: "
+                    "give --source OWNER/NAME/FOLDER")
+
+
+def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    """Raises UserError if it is none or has no column `text`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # buffer_size: the column is streamed, instead of loading the whole of it in a row group
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=2**20)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is no readable parquet file: download it again") from error
+    if "text" not in file.schema_arrow.names:
+        raise UserError(f"{path} has no column `text`, only {', '.join(file.schema_arrow.names)}")
+    return file
+
+
+def parquet_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]:
+    """Lists of texts from row `start` on, each with the share of the file read so far."""
+    file = open_parquet(path)
+    row = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row + rows <= start:
+            row += rows
+            continue
+        for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["text"]):
+            texts = batch.column(0)[max(0, start - row):].to_pylist()
+            row += batch.num_rows
+            if texts:
+                yield texts, row / file.metadata.num_rows
+
+
+def jsonl_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]:
+    """Lists of texts from document `start` on (blank lines do not count), as above."""
+    size, number, texts = path.stat().st_size, start, []
+    with path.open("rb") as file:
+        for line in islice((line for line in file if line.strip()), start, None):
+            number += 1
+            try:
+                texts.append(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: document {number} is not a JSON object with a field "
+                                "`text`") from error
+            if len(texts) == CHUNK:
+                yield texts, file.tell() / size
+                texts = []
+    if texts:
+        yield texts, 1.0
+
+
+def read_chunks(files: dict[Path, int], file: int = 0, document: int = 0) -> Iterator[Chunk]:
+    """All documents in order, from number `document` of file number `file` on.
+
+    Raises UserError where a file cannot be read or a text is not a string.
+    """
+    bytes_before = sum(list(files.values())[:file])
+    for index, (path, size) in islice(enumerate(files.items()), file, None):
+        read = parquet_documents if path.suffix == ".parquet" else jsonl_documents
+        for texts, share in read(path, document):
+            for number, text in enumerate(texts, document):
+                if not isinstance(text, str):
+                    raise UserError(f"{path}: the text of document {number + 1} is {text!r:.40}, "
+                                    "expected a string")
+            yield Chunk(index, document, texts, bytes_before + int(share * size))
+            document += len(texts)
+        bytes_before += size
+        document = 0
+
+
+# ---------------------------------------------------------------------------------------------
+# documents -> tokens
+
+
+class Tiktoken:
+    """encode(texts) -> (n,) uint16, each document with EOT before it."""
+
+    name = "tiktoken"
+
+    def __init__(self, encoding: tiktoken.Encoding):
+        self.encoding = encoding
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        parts = []
+        for text in texts:
+            parts.append(np.array([EOT], dtype=np.uint32))
+            try:  # as encode_ordinary, but without a Python list and without holding the GIL
+                parts.append(self.encoding.encode_to_numpy(text, disallowed_special=()))
+            except UnicodeEncodeError:  # half of a surrogate pair, possible in jsonl
+                parts.append(np.array(self.encoding.encode_ordinary(text), dtype=np.uint32))
+        return np.concatenate(parts).astype(np.uint16)
+
+
+def check(files: dict[Path, int]) -> None:
+    """Raises UserError for a file that cannot be read, before anything is written."""
+    for index in range(len(files)):
+        next(read_chunks(files, index), None)
+
+
+def encode_in_order(chunks: Iterable[Chunk], encode: Encode,
+                    threads: int) -> Iterator[tuple[Chunk, np.ndarray]]:
+    """Each chunk with its tokens. Threads do, as the tokenizer leaves Python while it works."""
+    pool = ThreadPoolExecutor(threads)
+    waiting = deque()
+    try:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(encode, chunk.texts)))
+            if len(waiting) >= IN_FLIGHT * threads:
+                done, tokens = waiting.popleft()
+                yield done, tokens.result()
+        for done, tokens in waiting:
+            yield done, tokens.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# tokens -> shards
+
+
+@dataclass
+class Progress:
+    """What progress.json says: what the finished shards hold and where the next one begins."""
+
+    source: dict[str, int]  # file name -> bytes
+    shard_size: int
+    shards: int = 0
+    tokens: int = 0
+    documents: int = 0  # that begin in the finished shards
+    file: int = 0  # the next shard begins in this file,
+    document: int = 0  # in this document of it,
+    used: int = 0  # after this many of its tokens (EOT counts)
+    complete: bool = False  # the source is used up
+
+    def summary(self) -> str:
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.shards:,} shards"
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """write(file) under a temporary name, then rename: the file is there whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_progress(out: Path, progress: Progress) -> None:
+    text = json.dumps(asdict(progress), indent=1)
+    write_file(out / "progress.json", lambda file: file.write(text.encode()))
+
+
+def shard_path(out: Path, index: int) -> Path:
+    return out / f"edufineweb_{'train' if index else 'val'}_{index:06d}.npy"
+
+
+def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
+    """The progress of an earlier run in folder `out`, or that of a new one.
+
+    Raises UserError if `out` holds anything but the first shards of this very run.
+    """
+    delete = f"delete the folder {out} or give another --out"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give another --out")
+    fresh = Progress({path.name: size for path, size in files.items()}, shard_size)
+    path = out / "progress.json"
+    if not path.exists():
+        if any(out.glob("edufineweb_*.npy")):
+            raise UserError(f"{out} holds shards of another origin (no progress.json): {delete}")
+        return fresh
+    try:
+        found = Progress(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {delete}") from error
+    if found.source != fresh.source:
+        raise UserError(f"{out} was begun from other files than those of --source: {delete}")
+    if found.shard_size != shard_size:
+        raise UserError(f"{out} was begun with --shard_size {found.shard_size}: give the same, "
+                        f"or {delete}")
+    for index in range(found.shards):
+        if not shard_path(out, index).exists():
+            raise UserError(f"{shard_path(out, index)} is missing: {delete}")
+    return found
+
+
+def write_shards(files: dict[Path, int], out: Path, progress: Progress, last: int | None,
+                 encode: Encode, threads: int, show: Callable[[int, int], None]) -> None:
+    """Go on from `progress` until `last` shards exist or the source is used up.
+
+    show(tokens, bytes_read) is told how far it is after every chunk.
+    """
+    shard, filled = np.empty(progress.shard_size, dtype=np.uint16), 0
+    used = progress.used
+    documents = progress.documents - (used > 0)  # before the current chunk
+    chunks = read_chunks(files, progress.file, progress.document)
+    for chunk, tokens in encode_in_order(chunks, encode, threads):
+        while used < len(tokens):
+            count = min(len(tokens) - used, len(shard) - filled)
+            shard[filled:filled + count] = tokens[used:used + count]
+            filled, used = filled + count, used + count
+            if filled == len(shard):
+                begun = np.flatnonzero(tokens[:used] == EOT)
+                cut = used < len(tokens) and bool(tokens[used] != EOT)  # inside a document
+                progress.file, progress.document = chunk.file, chunk.document + len(begun) - cut
+                progress.used = int(used - begun[-1]) if cut else 0
+                finish_shard(out, progress, shard, documents + len(begun))
+                filled = 0
+                if progress.shards == last:
+                    show(progress.tokens, chunk.bytes_read)
+                    return
+        used = 0
+        documents += len(chunk.texts)
+        show(progress.tokens + filled, chunk.bytes_read)
+    if progress.tokens + filled <= progress.shard_size:
+        refuse_small_source(out, progress, progress.tokens + filled)
+    progress.complete = True
+    if filled:
+        finish_shard(out, progress, shard[:filled], documents)
+    save_progress(out, progress)
+
+
+def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: int) -> None:
+    """Save the shard, then (a crash between the two repeats the shard) the progress."""
+    write_file(shard_path(out, progress.shards), lambda file: np.save(file, shard))
+    progress.shards += 1
+    progress.tokens += len(shard)
+    progress.documents = documents
+    save_progress(out, progress)
+
+
+def refuse_small_source(out: Path, progress: Progress, tokens: int) -> None:
+    """Removes what was written and raises UserError: there is no shard to train on."""
+    shard_path(out, 0).unlink(missing_ok=True)
+    (out / "progress.json").unlink()
+    if not any(out.iterdir()):
+        out.rmdir()
+    if tokens < 2:
+        raise UserError("the source holds no text: give --source a folder of documents")
+    raise UserError(f"the source has {tokens:,} tokens: with --shard_size {progress.shard_size} "
+                    "all of them go to validation and none to training; "
+                    f"try --shard_size {max(1, tokens // 10)}")
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads: int) -> Progress:
+    """The whole way from source to shards, with a bar; returns what `out` then holds."""
+    files = find_files(source)
+    progress = open_out(out, files, shard_size)
+    if progress.complete or (last is not None and progress.shards >= last):
+        print("nothing to do: all of it is there")
+        return progress
+    check(files)
+    encode = Tiktoken(get_encoding())
+    total = sum(files.values()) if last is None else last * shard_size
+    begun = sum(list(files.values())[:progress.file]) if last is None else progress.tokens
+    print(f"{len(files)} files, {sum(files.values()) / 1e9:.2f} GB -> {out}, with {encode.name} "
+          f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else ""))
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob("*.tmp"):
+        leftover.unlink()
+    save_progress(out, progress)
+    with tqdm(total=total, initial=begun, unit="B" if last is None else "tok", unit_scale=True,
+              file=sys.stdout, mininterval=0.5) as bar:
+        def show(tokens: int, bytes_read: int) -> None:
+            bar.update((bytes_read if last is None else tokens) - bar.n)
+
+        write_shards(files, out, progress, last, encode, threads, show)
+        bar.total = bar.n  # the source may end before --shards does
+    return progress
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description="Tokenize FineWeb-Edu into shards of uint16.",
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--source", default=SAMPLE_10BT,
+                        help="folder of .parquet or .jsonl files with a column text, or the "
+                             "OWNER/NAME[/FOLDER] of a dataset on the hub")
+    parser.add_argument("--out", type=Path, default=Path("edu_fineweb10B"),
+                        help="folder for the shards")
+    parser.add_argument("--shard_size", type=positive, default=100_000_000,
+                        help="tokens in a shard")
+    parser.add_argument("--shards", type=positive, help="stop after this many shards")
+    parser.add_argument("--nprocs", type=positive, default=os.cpu_count() or 1,
+                        help="documents are tokenized on this many cores")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line; `argv` without the program's name. UserError -> one line, exit code 2."""
+    with one_line_errors():
+        args = parse_args(argv)
+        start = time.time()
+        progress = tokenize(args.source, args.out, args.shard_size, args.shards, args.nprocs)
+        print(f"{args.out}: {progress.summary()}, {time.time() - start:.1f} seconds")
+
+
+if __name__ == "__main__":
+    main()
