@@ -14,6 +14,7 @@ import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
-from tokenizer import N_VOCAB, get_encoding
+from shards import load_shards
+from tokenizer import N_VOCAB
 
 # ---------- The model ------------------------------------------------------------------
 
@@ -229,38 +231,56 @@ class GPT(nn.Module):
 # ---------- The data -------------------------------------------------------------------
 
 
-def load_tokens(path: str) -> np.ndarray:
-    """A text file as GPT-2's token ids, uint16 (50257 fits)."""
-    with open(path, encoding="utf-8") as file:
-        return np.array(get_encoding().encode_ordinary(file.read()), dtype=np.uint16)
-
-
 class DataLoaderLite:
-    """Walks a text B * T tokens per rank at a time, again and again.
+    """Batches from one endless stream of tokens: the shards one after another, again and again.
 
-    The position is the same on all ranks; a rank only picks its slice of what comes next.
+    The position is global, in tokens, and the same on all ranks; a rank only picks its
+    slice of the rows that come next. So the rows of a step are the same for every B and
+    every number of processes, and nothing is dropped where a shard ends.
     """
 
     def __init__(
         self, B: int, T: int, process_rank: int = 0, num_processes: int = 1,
-        data_root: str = "input.txt",
+        data_root: str = "edu_fineweb10B", vocab_size: int = N_VOCAB,
     ):
-        self.B, self.T = B, T
+        self.B, self.T, self.vocab_size = B, T, vocab_size
         self.process_rank, self.num_processes = process_rank, num_processes
-        self.tokens = load_tokens(data_root)
+        self.shards = load_shards(data_root)
+        self.ends = np.cumsum([len(shard) for shard in self.shards])  # in the stream
+        self.num_tokens = int(self.ends[-1])
         self.reset()
 
     def reset(self) -> None:
         self.position = 0
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """x and y, both (B, T): one stretch of B * T + 1 tokens, seen twice, one apart."""
+        """This rank's next x and y, both (B, T), int64, on the CPU."""
         start = self.position + self.process_rank * self.B * self.T
-        count = self.B * self.T + 1  # one more, for the last target
-        stretch = self.tokens.take(range(start, start + count), mode="wrap")
         self.position += self.num_processes * self.B * self.T
+        return self.rows(start, self.B)
+
+    def rows(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """x and y, both (count, T): one stretch of tokens, seen twice, one token apart."""
+        stretch = self.read(start, count * self.T + 1)  # one more, for the last target
+        if stretch.max() >= self.vocab_size:
+            raise UserError(
+                f"token id {stretch.max()} near position {start} of the data, expected ids"
+                f" under {self.vocab_size}: write the shards anew with python fineweb.py"
+            )
         tokens = torch.from_numpy(stretch.astype(np.int64))
-        return tokens[:-1].view(self.B, self.T), tokens[1:].view(self.B, self.T)
+        return tokens[:-1].view(count, self.T), tokens[1:].view(count, self.T)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """`count` tokens of the stream from position `start`, across ends of shards and epochs."""
+        parts = []
+        while count > 0:
+            start %= self.num_tokens
+            i = int(np.searchsorted(self.ends, start, side="right"))
+            offset = start - int(self.ends[i]) + len(self.shards[i])
+            parts.append(self.shards[i][offset : offset + count])
+            start += len(parts[-1])
+            count -= len(parts[-1])
+        return np.concatenate(parts)
 
 
 # ---------- The settings ---------------------------------------------------------------
@@ -283,14 +303,14 @@ class Settings:
     n_head: int = flag(12, "attention heads per block")
     n_embd: int = flag(768, "width of the residual stream")
     vocab_size: int = flag(50304, "rows of the embedding; 50257 = 50,000 + 256 + 1, rounded up")
-    data_root: str = flag("input.txt", "a text file")
+    data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
     seed: int = flag(1337, "of the weights")
 
 
-# What replaces the defaults where there is no GPU: minutes on a laptop.
+# What replaces the defaults where there is no GPU, or no shards: minutes on a laptop.
 SMALL = dict(
     B=4,
     T=64,
@@ -302,7 +322,7 @@ SMALL = dict(
     n_head=4,
     n_embd=128,
 )
-SMALL_HELP = f"Without a GPU these replace the defaults: {SMALL}"
+SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
 
 
 def check_numbers(s: Settings) -> None:
@@ -317,11 +337,14 @@ def check_numbers(s: Settings) -> None:
 def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     """The typed flags over the defaults, the rest of which follows from them.
 
-    Where there is no GPU, the small set is between them. Raises UserError where they do not
-    go together.
+    Where there is no GPU, or no shards, the small set is between them. Raises UserError
+    where they do not go together.
     """
-    small = SMALL if compute.device_type != "cuda" else {}
-    s = Settings(**{**small, **given})
+    has_shards = any(Path(Settings.data_root).glob("*train*"))
+    data_root = given.get("data_root", Settings.data_root if has_shards else "input.txt")
+    is_small = compute.device_type != "cuda" or not Path(data_root).is_dir()
+    small = dict(SMALL) if is_small else {}
+    s = Settings(**{**small, **given, "data_root": data_root})
     check_numbers(s)
     tokens = s.total_batch_size
     B = largest_fitting_B(s, compute.world_size)
@@ -516,7 +539,8 @@ def train(s: Settings, compute: Compute) -> None:
     raw_model = GPT(config).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     model = distribute(compile_or_not(raw_model, s, compute), compute)
-    loader = DataLoaderLite(s.B, s.T, compute.rank, compute.world_size, s.data_root)
+    vocab_size = min(N_VOCAB, s.vocab_size)
+    loader = DataLoaderLite(s.B, s.T, compute.rank, compute.world_size, s.data_root, vocab_size)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
     for step in range(s.max_steps):
         start = time.perf_counter()
@@ -535,8 +559,8 @@ def introduce(s: Settings, compute: Compute) -> None:
     """The first lines: what is trained, where."""
     what = f"{s.n_layer} layers of width {s.n_embd} on {s.data_root}"
     compute.print(f"{what}, {s.max_steps} steps; {compute.device}, {compute.dtype}")
-    if compute.device_type != "cuda":
-        compute.print("no GPU here: the small settings, where no flag says otherwise")
+    if compute.device_type != "cuda" or not Path(s.data_root).is_dir():
+        compute.print("no GPU or no shards here: the small settings, where no flag says otherwise")
 
 
 def run(argv: list[str] | None) -> None:

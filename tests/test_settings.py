@@ -53,8 +53,26 @@ def test_a_switch_is_0_or_1(capsys):
 def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():
     s = settle({"n_layer": 7}, Compute("cpu"))
     assert (s.n_layer, s.n_embd) == (7, 128)
-    assert settle({}, Compute("cuda")).n_embd == 768
-    assert settle({"B": 16, "T": 1024}, Compute("cuda")).max_steps == 19073
+
+
+def test_with_a_gpu_and_shards_the_defaults_are_the_full_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edu_fineweb10B").mkdir()
+    (tmp_path / "edu_fineweb10B" / "edufineweb_train_000001.npy").touch()
+    full = settle({}, Compute("cuda", world_size=8))
+    assert (full.B, full.T, full.total_batch_size) == (64, 1024, 2**19)
+    assert (full.n_layer, full.n_embd, full.vocab_size) == (12, 768, 50304)
+    assert (full.max_steps, full.warmup_steps) == (19073, 715)
+    assert (full.max_lr, full.weight_decay, full.grad_clip) == (6e-4, 0.1, 1.0)
+    assert full.min_lr == pytest.approx(6e-5)
+    small = settle({}, Compute("cpu"))
+    assert (small.data_root, small.n_embd) == ("edu_fineweb10B", 128)
+
+
+def test_with_a_gpu_but_no_shards_the_small_model_trains_on_the_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    s = settle({}, Compute("cuda"))
+    assert (s.data_root, s.n_embd) == ("input.txt", 128)
 
 
 def test_a_run_prints_loss_time_and_tokens_per_second():

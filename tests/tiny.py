@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from train_gpt2 import GPT, GPTConfig
@@ -41,3 +42,11 @@ def losses(result: subprocess.CompletedProcess) -> list[float]:
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("step ")]
     return [float(line.split("loss: ")[1].split()[0]) for line in lines]
+
+
+def write_shards(folder: Path, *sizes: int, split: str = "train", seed: int = 0) -> np.ndarray:
+    """Random .npy shards of these sizes; returns all their tokens in order."""
+    tokens = np.random.default_rng(seed).integers(0, 100, sum(sizes), dtype=np.uint16)
+    for i, part in enumerate(np.split(tokens, np.cumsum(sizes)[:-1])):
+        np.save(folder / f"edufineweb_{split}_{i:06d}.npy", part)
+    return tokens
