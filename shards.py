@@ -31,8 +31,8 @@ def load_shard(path: Path) -> np.ndarray:
     return tokens
 
 
-def load_shards(data_root: str) -> list[np.ndarray]:
-    """The train shards of a folder, or a text file as one shard; uint16 tokens.
+def load_split(data_root: str, split: str) -> list[np.ndarray]:
+    """The shards of `split` ("train" or "val") in a folder; of a text file, nine tenths or one.
 
     Raises UserError when there is nothing to read.
     """
@@ -40,13 +40,14 @@ def load_shards(data_root: str) -> list[np.ndarray]:
     if root.is_file():
         text = root.read_text(encoding="utf-8")
         tokens = np.array(get_encoding().encode_ordinary(text), dtype=np.uint16)
-        shards = [tokens]
+        tenth = len(tokens) // 10
+        shards = [tokens[:-tenth] if split == "train" else tokens[-tenth:]]
     else:
-        names = sorted(p for p in root.glob("*train*") if p.suffix in (".npy", ".bin"))
+        names = sorted(p for p in root.glob(f"*{split}*") if p.suffix in (".npy", ".bin"))
         shards = [load_shard(path) for path in names]
     if sum(map(len, shards)) < 2:
         raise UserError(
-            f"no tokens in {data_root}: expected a text file, or a folder with"
-            " edufineweb_train_*.npy shards; write them with python fineweb.py"
+            f"no {split} tokens in {data_root}: expected a text file, or a folder with"
+            f" edufineweb_{split}_*.npy shards; write them with python fineweb.py"
         )
     return shards

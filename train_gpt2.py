@@ -29,7 +29,7 @@ from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
-from shards import load_shards
+from shards import load_split
 from tokenizer import N_VOCAB
 
 # ---------- The model ------------------------------------------------------------------
@@ -240,12 +240,12 @@ class DataLoaderLite:
     """
 
     def __init__(
-        self, B: int, T: int, process_rank: int = 0, num_processes: int = 1,
+        self, B: int, T: int, process_rank: int = 0, num_processes: int = 1, split: str = "train",
         data_root: str = "edu_fineweb10B", vocab_size: int = N_VOCAB,
     ):
         self.B, self.T, self.vocab_size = B, T, vocab_size
         self.process_rank, self.num_processes = process_rank, num_processes
-        self.shards = load_shards(data_root)
+        self.shards = load_split(data_root, split)
         self.ends = np.cumsum([len(shard) for shard in self.shards])  # in the stream
         self.num_tokens = int(self.ends[-1])
         self.reset()
@@ -288,7 +288,7 @@ class DataLoaderLite:
 
 @dataclass(frozen=True)
 class Settings:
-    """A run. Each field is a flag; the defaults are the full model on a GPU."""
+    """A run. Each field is a flag; the defaults are the 10B-token run on eight GPUs."""
 
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
     T: int = flag(1024, "context: tokens per row, and block_size of a new model")
@@ -304,6 +304,9 @@ class Settings:
     n_embd: int = flag(768, "width of the residual stream")
     vocab_size: int = flag(50304, "rows of the embedding; 50257 = 50,000 + 256 + 1, rounded up")
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
+    eval_every: int = flag(250, "steps between validations; 0: never")
+    val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
+    init_from: str = flag("scratch", "scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
@@ -321,6 +324,7 @@ SMALL = dict(
     n_layer=4,
     n_head=4,
     n_embd=128,
+    eval_every=400,
 )
 SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
 
@@ -344,6 +348,8 @@ def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     data_root = given.get("data_root", Settings.data_root if has_shards else "input.txt")
     is_small = compute.device_type != "cuda" or not Path(data_root).is_dir()
     small = dict(SMALL) if is_small else {}
+    if given.get("init_from", "scratch") != "scratch":
+        small.pop("max_lr", None)  # a rate for small new models would wreck a trained one
     s = Settings(**{**small, **given, "data_root": data_root})
     check_numbers(s)
     tokens = s.total_batch_size
@@ -501,7 +507,48 @@ def distribute(model: nn.Module, compute: Compute) -> nn.Module:
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
+# ---------- Evaluation -----------------------------------------------------------------
+
+
+@torch.no_grad()
+def validation_loss(model: GPT, loader: DataLoaderLite, max_tokens: int, compute: Compute) -> float:
+    """Mean loss of the first max_tokens targets of the loader's split, over all processes.
+
+    The rows are the same for every B and number of processes; each batch counts by its rows.
+    """
+    rows = min(max_tokens, loader.num_tokens - 1) // loader.T
+    if rows == 0:
+        raise UserError(
+            f"{loader.num_tokens} tokens to validate on, expected more than T = {loader.T}:"
+            " try a smaller --T, or --eval_every 0"
+        )
+    total = torch.zeros((), device=compute.device)
+    for first in range(loader.process_rank * loader.B, rows, loader.num_processes * loader.B):
+        count = min(loader.B, rows - first)
+        x, y = compute.to_device(*loader.rows(first * loader.T, count))
+        with compute.autocast():
+            total += model(x, y)[1] * (count / rows)
+    return compute.sum(total).item()
+
+
 # ---------- Training -------------------------------------------------------------------
+
+
+def load_model(name_or_path: str) -> GPT:
+    """A model of OpenAI's by name, or of a Hugging Face folder."""
+    return GPT.from_pretrained(name_or_path)
+
+
+def start_model(s: Settings) -> GPT:
+    """A new model of the settings' shape, or the one that init_from names."""
+    if s.init_from == "scratch":
+        return GPT(GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd))
+    model = load_model(s.init_from)
+    if s.T > model.config.block_size:
+        raise UserError(
+            f"--T {s.T} is over the block_size of {s.init_from}: try --T {model.config.block_size}"
+        )
+    return model
 
 
 def train_step(
@@ -532,27 +579,42 @@ def train_step(
     return total, norm
 
 
+def due(step: int, every: int, is_last: bool) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return every > 0 and (step % every == 0 or is_last)
+
+
 def train(s: Settings, compute: Compute) -> None:
-    """The run: s.max_steps updates, one line each."""
+    """The run: max_steps updates; what is evaluated last is the model as it ends."""
     torch.manual_seed(s.seed)
-    config = GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd)
-    raw_model = GPT(config).to(compute.device)
+    raw_model = start_model(s).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
+    ranks = compute.rank, compute.world_size
+    vocab_size = min(N_VOCAB, raw_model.config.vocab_size)
+    loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size)
+    if s.eval_every > 0:
+        val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
     model = distribute(compile_or_not(raw_model, s, compute), compute)
-    vocab_size = min(N_VOCAB, s.vocab_size)
-    loader = DataLoaderLite(s.B, s.T, compute.rank, compute.world_size, s.data_root, vocab_size)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
-    for step in range(s.max_steps):
+    for step in range(s.max_steps + 1):
+        is_last = step == s.max_steps
+        if due(step, s.eval_every, is_last):
+            val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
+            compute.print(f"validation loss: {val_loss:.4f}")
+        if is_last:
+            break
         start = time.perf_counter()
         lr = get_lr(step, s)
         loss, norm = train_step(model, optimizer, loader, compute, micro_steps, lr, s.grad_clip)
         compute.synchronize()
         seconds = time.perf_counter() - start
+        loss, norm = loss.item(), norm.item()
         how_fast = speed(s.total_batch_size, seconds, raw_model, compute)
         compute.print(
-            f"step {step:5d} | loss: {loss.item():.6f} | lr {lr:.4e} |"
-            f" norm: {norm.item():.4f} | {how_fast}"
+            f"step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f} | {how_fast}"
         )
+        if not math.isfinite(loss + norm):
+            raise UserError(f"step {step}: loss {loss}, norm {norm}: try a lower --max_lr")
 
 
 def introduce(s: Settings, compute: Compute) -> None:

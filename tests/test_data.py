@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from errors import UserError
-from shards import load_shard, load_shards
+from shards import load_shard, load_split
 from tiny import ROOT, write_shards
 from train_gpt2 import DataLoaderLite
 
 
 def loader_of(folder, B, T, rank=0, ranks=1) -> DataLoaderLite:
-    return DataLoaderLite(B, T, rank, ranks, str(folder))
+    return DataLoaderLite(B, T, rank, ranks, "train", str(folder))
 
 
 def test_a_batch_is_one_stretch_seen_twice(tmp_path):
@@ -96,13 +96,20 @@ def test_a_broken_shard_is_named_in_one_line(tmp_path, what):
 
 def test_a_folder_without_shards_says_what_to_type(tmp_path):
     with pytest.raises(UserError, match="no .*tokens in .*python fineweb.py"):
-        load_shards(str(tmp_path))
+        load_split(str(tmp_path), "val")
 
 
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path):
     np.save(tmp_path / "edufineweb_train_000000.npy", np.full(500, 50257, dtype=np.uint16))
     with pytest.raises(UserError, match="token id 50257 near position 0"):
         loader_of(tmp_path, 2, 4).next_batch()
+
+
+def test_a_text_has_nine_tenths_to_train_on_and_one_to_validate(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(" word" * 1000)
+    train, val = load_split(str(path), "train"), load_split(str(path), "val")
+    assert (len(train[0]), len(val[0])) == (900, 100)
 
 
 MEMORY = """

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from tiny import TINY_FLAGS, losses, run, tiny_model
 from train_gpt2 import Compute, distribute, train_step
 
-FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4".split()]
+FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens 3000".split()]
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,12 @@ def test_several_processes_print_the_losses_of_one(alone, processes, B):
     together = run(*FLAGS, "--B", str(B), processes=processes)
     assert losses(together) == pytest.approx(losses(alone), abs=5e-5)
     assert len(losses(together)) == 4  # rank 0 alone prints
+    assert validation(together) == pytest.approx(validation(alone), abs=1e-4)
+
+
+def validation(result) -> list[float]:
+    lines = result.stdout.splitlines()
+    return [float(line.split()[-1]) for line in lines if line.startswith("validation loss")]
 
 
 def test_a_user_s_mistake_is_told_once_by_rank_0():
