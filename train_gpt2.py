@@ -30,7 +30,7 @@ from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
 from shards import load_split
-from tokenizer import N_VOCAB
+from tokenizer import N_VOCAB, get_encoding
 
 # ---------- The model ------------------------------------------------------------------
 
@@ -306,11 +306,12 @@ class Settings:
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
     eval_every: int = flag(250, "steps between validations; 0: never")
     val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
+    sample_every: int = flag(250, "steps between samples; 0: never")
     init_from: str = flag("scratch", "scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
-    seed: int = flag(1337, "of the weights")
+    seed: int = flag(1337, "of the weights; samples have 42 + rank")
 
 
 # What replaces the defaults where there is no GPU, or no shards: minutes on a laptop.
@@ -325,6 +326,7 @@ SMALL = dict(
     n_head=4,
     n_embd=128,
     eval_every=400,
+    sample_every=400,
 )
 SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
 
@@ -531,6 +533,23 @@ def validation_loss(model: GPT, loader: DataLoaderLite, max_tokens: int, compute
     return compute.sum(total).item()
 
 
+def print_samples(model: GPT, seed: int, compute: Compute) -> None:
+    """Four samples of 32 tokens, by rank 0, from a generator that is not training's."""
+    if compute.rank != 0:
+        return
+    try:
+        encoding = get_encoding()
+    except UserError as error:
+        print(f"samples skipped: {error}")
+        return
+    generator = torch.Generator(device=compute.device).manual_seed(seed)
+    start = torch.tensor(encoding.encode("Hello, I'm a language model,"), device=compute.device)
+    with compute.autocast():
+        rows = model.generate(start.repeat(4, 1), 32 - len(start), generator=generator)
+    for row in rows.tolist():
+        print(f"> {encoding.decode(row)}", flush=True)
+
+
 # ---------- Training -------------------------------------------------------------------
 
 
@@ -601,6 +620,8 @@ def train(s: Settings, compute: Compute) -> None:
         if due(step, s.eval_every, is_last):
             val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
             compute.print(f"validation loss: {val_loss:.4f}")
+        if due(step, s.sample_every, is_last):
+            print_samples(raw_model, 42 + compute.rank, compute)
         if is_last:
             break
         start = time.perf_counter()

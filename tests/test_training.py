@@ -1,7 +1,7 @@
 """The loop learns."""
 import torch
 
-from tiny import tiny_model
+from tiny import TINY_FLAGS, losses, run, tiny_model
 
 
 def test_first_loss_is_what_knowing_nothing_costs():
@@ -28,3 +28,13 @@ def test_crushes_one_batch():
         optimizer.step()
         optimizer.zero_grad()
     assert loss.item() < 0.1
+
+
+def test_sampling_does_not_touch_training(tmp_path):
+    flags = [*TINY_FLAGS, "--max_steps", "6", "--eval_every", "0"]
+    (tmp_path / "input.txt").write_text("To be, or not to be: that is the question. " * 200)
+    with_samples = run(*flags, "--sample_every", "2", cwd=tmp_path)
+    without = run(*flags, "--sample_every", "0", cwd=tmp_path)
+    assert with_samples.stdout.count("> Hello, I'm a language model,") == 4 * 4
+    assert "> Hello" not in without.stdout
+    assert losses(with_samples) == losses(without)
