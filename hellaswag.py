@@ -1,0 +1,246 @@
+"""
+HellaSwag: does a model know how an everyday story goes on? (Zellers et al. 2019)
+
+    python hellaswag.py                                # OpenAI's GPT-2, all 10,042 examples
+    python hellaswag.py --model log/model_STEP.pt      # a checkpoint of train_gpt2.py
+
+One example, its endings numbered from 0; number 3 is true:
+
+    A man is sitting on a roof. he
+      0  is using wrap to wrap a pair of skis.
+      1  is ripping level tiles off.
+      2  is holding a rubik's cube.
+      3  starts pulling up roofing on a roof.
+
+The false endings were written by language models, and of these the ones were kept that other
+models took for true. Humans find the true one in 95% of the examples, a guess in 25%. Small
+models do not understand "answer A, B, C or D", so each ending is scored as a continuation of
+the context: its tokens' loss, summed (acc) or averaged over the tokens (acc_norm; the sum
+favours short endings). The lowest loss is the model's answer. In this style:
+
+    | model                | acc    | acc_norm |
+    | -------------------- | ------ | -------- |
+    | GPT-2 124M, OpenAI's | 0.2859 | 0.2955   |
+    | GPT-2 XL, 1558M      | 0.3842 | 0.4893   |
+
+The way of an example: line of the file -> token ids -> losses of four endings -> answer. Other
+harnesses clean the text or ask differently; their numbers do not compare with these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterable
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from errors import UserError, one_line_errors
+
+if TYPE_CHECKING:
+    import tiktoken
+
+    from train_gpt2 import GPT
+
+# ------------------------------------------------------------------------------------------
+# The data
+# ------------------------------------------------------------------------------------------
+
+URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
+NUM_EXAMPLES = 10042  # of the validation set; the test set's labels are not public
+
+
+def download(folder: str | Path = "hellaswag") -> Path:
+    """The path of the validation set in `folder`, downloaded (12 MB) if it is not there yet.
+
+    Raises UserError where there is no network, or where what arrives is not the whole set.
+    """
+    import requests
+
+    path = Path(folder) / "hellaswag_val.jsonl"
+    if path.exists():
+        return path
+    hint = f"try again later, or put a copy of it at {path}"
+    try:
+        response = requests.get(URL, timeout=30)
+    except requests.RequestException as error:
+        raise UserError(f"cannot reach {URL} ({type(error).__name__}): {hint}") from error
+    if response.status_code != 200:
+        raise UserError(f"{URL} answered with status {response.status_code}: {hint}")
+    num_lines = len(response.content.splitlines())
+    if num_lines != NUM_EXAMPLES:
+        raise UserError(f"{URL} sent {num_lines} lines, expected {NUM_EXAMPLES}: {hint}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(response.content)
+    os.replace(temporary, path)  # the name stands for a whole file, whatever happens
+    return path
+
+
+def load_examples(path: str | Path) -> list[dict[str, Any]]:
+    """One example a line: ctx (a text), endings (four texts), label (the true one, 0 to 3).
+
+    Raises UserError, with the number of the line, for a file that is cut or has other fields.
+    """
+    hint = "give a whole one with --data FILE, or delete this one and leave --data out"
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): check --data, or leave it out to download one"
+        ) from error
+    if not lines:
+        raise UserError(f"{path} is empty, expected one example a line: {hint}")
+    examples = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            example = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is cut or is not JSON: {hint}") from error
+        if not is_example(example):
+            raise UserError(
+                f"{path}, line {number} lacks a ctx, four endings or a label of 0 to 3: {hint}"
+            )
+        examples.append(example)
+    return examples
+
+
+def is_example(example: Any) -> bool:
+    """Whether it has the three fields that are used here, with values that make sense."""
+    if not isinstance(example, dict):
+        return False
+    context, endings = example.get("ctx"), example.get("endings")
+    return (
+        isinstance(context, str)
+        and context != ""
+        and isinstance(endings, list)
+        and [type(ending) for ending in endings] == [str] * 4
+        and example.get("label") in (0, 1, 2, 3)
+    )
+
+
+# ------------------------------------------------------------------------------------------
+# Text -> tokens
+# ------------------------------------------------------------------------------------------
+
+
+def render(
+    example: dict[str, Any], encoding: tiktoken.Encoding
+) -> tuple[list[int], list[list[int]], int]:
+    """An example -> the ids of its context, the ids of each of its four endings, its label."""
+    context = encoding.encode_ordinary(example["ctx"])
+    # GPT-2's words bring their space along: what follows the context starts with one
+    endings = [encoding.encode_ordinary(" " + ending) for ending in example["endings"]]
+    return context, endings, example["label"]
+
+
+def fit(
+    context: list[int], endings: list[list[int]], block_size: int
+) -> tuple[list[int], list[list[int]]]:
+    """Cut the context from the left so that a model of block_size sees it with any ending.
+
+    The last token of an ending is predicted but never read, so block_size + 1 tokens fit. At
+    least one is the context's: for tiny models the endings are cut too, from the right.
+    """
+    endings = [ending[:block_size] for ending in endings]
+    room = block_size + 1 - max(len(ending) for ending in endings)
+    return context[-room:], endings
+
+
+# ------------------------------------------------------------------------------------------
+# Tokens -> losses
+# ------------------------------------------------------------------------------------------
+
+Question = tuple[list[int], list[list[int]]]  # a context and its four endings, as token ids
+
+
+def score(
+    model: GPT,
+    questions: list[Question],
+    device: str,
+    progress: Callable[[list], Iterable] = iter,
+) -> torch.Tensor:
+    """The summed loss of each ending given its context, (len(questions), 4), fp32, on the CPU.
+
+    One question is one forward pass of four rows. `progress` wraps the loop over them.
+    """
+    sums = torch.zeros(len(questions), 4)
+    for i, (context, endings) in enumerate(progress(questions)):
+        rows = [torch.tensor(context + ending) for ending in endings]
+        tokens = pad_sequence(rows, batch_first=True).to(device)  # (4, T + 1), zeros at the end
+        x, targets = tokens[:, :-1], tokens[:, 1:]  # (4, T) each
+        logits, _ = model(x)  # (4, T, vocab)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+        ).view(4, -1)  # (4, T)
+        for n, ending in enumerate(endings):  # neither the context's tokens nor the padding
+            start = len(context) - 1  # this position predicts the ending's first token
+            sums[i, n] = losses[n, start : start + len(ending)].sum()
+    return sums
+
+
+# ------------------------------------------------------------------------------------------
+# Losses -> accuracy
+# ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT,
+    examples: list[dict[str, Any]],
+    encoding: tiktoken.Encoding,
+    device: str,
+    progress: Callable[[list], Iterable] = iter,
+) -> tuple[int, int]:
+    """How many examples the model gets right by the endings' summed loss, and by their mean.
+
+    Under autocast the matmuls are in its dtype, the losses always in fp32. Of several
+    processes each takes examples[rank::world_size], and their numbers add up.
+    """
+    rendered = [render(example, encoding) for example in examples]
+    questions = [fit(context, endings, model.config.block_size) for context, endings, _ in rendered]
+    sums = score(model, questions, device, progress).tolist()
+    num_correct = num_correct_norm = 0
+    for losses, (_, endings), (_, _, label) in zip(sums, questions, rendered):
+        means = [loss / len(ending) for loss, ending in zip(losses, endings)]
+        num_correct += losses.index(min(losses)) == label
+        num_correct_norm += means.index(min(means)) == label
+    return num_correct, num_correct_norm
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score one model; argv are the command line's arguments."""
+    parser = argparse.ArgumentParser(description="HellaSwag accuracy of a model, completion style")
+    parser.add_argument(
+        "--model",
+        default="gpt2",
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a Hugging Face folder or a checkpoint",
+    )
+    parser.add_argument("--data", help="a hellaswag_val.jsonl; downloaded if not given")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; the best there is if not given")
+    parser.add_argument("--limit", type=int, help="only the first so many examples")
+    args = parser.parse_args(argv)
+
+    from tqdm import tqdm
+
+    import train_gpt2
+    from tokenizer import get_encoding
+
+    with one_line_errors():
+        if args.limit is not None and args.limit < 1:
+            raise UserError(f"--limit {args.limit}: expected 1 or more examples")
+        examples = load_examples(args.data or download())[: args.limit]
+        compute = train_gpt2.start_compute(args.device, None)
+        model = train_gpt2.load_model(args.model).to(compute.device).eval()
+        with compute.autocast():
+            correct = evaluate(model, examples, get_encoding(), compute.device, tqdm)
+    for name, num in zip(("acc", "acc_norm"), correct):
+        print(f"{name}: {num}/{len(examples)}={num / len(examples):.4f}")
+
+
+if __name__ == "__main__":
+    main()

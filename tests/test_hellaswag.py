@@ -1,0 +1,282 @@
+"""hellaswag.py: losses against hand-made and one-ending-at-a-time ones; bad files and networks."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import requests
+import torch
+from torch.nn import functional as F
+
+import hellaswag
+import train_gpt2
+from errors import UserError
+from tokenizer import get_encoding
+from train_gpt2 import GPT, GPTConfig
+
+DATA = Path(__file__).parent / "data" / "hellaswag_8.jsonl"
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "hellaswag_val_1000.jsonl"
+GOOD = {"ctx": "A boy ties his shoes. He", "endings": ["runs.", "is a lake.", "", "é"], "label": 0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """For models this small more threads wait for each other, on a busy machine for minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Bigrams:
+    """A stand-in for GPT whose next token depends on the last alone, by a table."""
+
+    config = GPTConfig(block_size=16, vocab_size=4)
+    probs = torch.tensor([
+        [3 / 8, 1 / 4, 1 / 4, 1 / 8],  # after a: P(a), P(b), P(c), P(d)
+        [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+        [1 / 8, 1 / 4, 1 / 2, 1 / 8],
+        [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+    ])
+
+    def hidden(self, idx, pos=None, mask=None):
+        return F.one_hot(idx, 4).float()
+
+    def lm_head(self, x):
+        return x @ self.probs.log()
+
+    def __call__(self, idx):
+        return self.lm_head(self.hidden(idx)), None
+
+
+class Letters:
+    """A stand-in for the encoding: a is 0, b is 1, and so on; spaces do not count."""
+
+    def encode_ordinary(self, text):
+        return ["abcd".index(letter) for letter in text.replace(" ", "")]
+
+
+class FewIds:
+    """GPT-2's encoding folded into 512 ids, for models that are quick."""
+
+    encoding = get_encoding()
+
+    def encode_ordinary(self, text):
+        return [id % 512 for id in self.encoding.encode_ordinary(text)]
+
+
+def tiny_gpt(block_size: int = 256, vocab_size: int = 512) -> GPT:
+    """A small random model, its weights large enough for endings to differ."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size, vocab_size, n_layer=2, n_head=2, n_embd=64))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
+
+
+@torch.no_grad()
+def one_by_one(model: GPT, questions: list[hellaswag.Question]) -> torch.Tensor:
+    """What score() must give: each ending in a forward pass of its own, no padding, no mask."""
+    sums = []
+    for context, endings in questions:
+        for ending in endings:
+            tokens = torch.tensor([context + ending])
+            logits = model(tokens[:, :-1])[0][0, len(context) - 1 :]  # (len(ending), vocab)
+            sums.append(F.cross_entropy(logits, torch.tensor(ending), reduction="sum"))
+    return torch.stack(sums).view(-1, 4)
+
+
+def questions_of(path: Path, model: GPT, limit: int | None = None) -> list[hellaswag.Question]:
+    examples, block_size = hellaswag.load_examples(path)[:limit], model.config.block_size
+    rendered = [hellaswag.render(example, FewIds()) for example in examples]
+    return [hellaswag.fit(context, endings, block_size) for context, endings, _ in rendered]
+
+
+def answers(sums: torch.Tensor, questions: list[hellaswag.Question]) -> tuple[list, list]:
+    """The endings chosen by sum and by mean."""
+    lengths = torch.tensor([[len(ending) for ending in endings] for _, endings in questions])
+    return sums.argmin(1).tolist(), (sums / lengths).argmin(1).tolist()
+
+
+def assert_equals_one_by_one(path: Path, block_size: int, limit: int | None = None) -> None:
+    model = tiny_gpt(block_size)
+    questions = questions_of(path, model, limit)
+    with torch.no_grad():
+        sums = hellaswag.score(model, questions, "cpu")
+    expected = one_by_one(model, questions)
+    torch.testing.assert_close(sums, expected, rtol=1e-6, atol=1e-4)
+    assert answers(sums, questions) == answers(expected, questions)
+
+
+# what is computed
+
+
+def test_a_hand_made_example():
+    questions = [([0], [[1], [1, 2], [2, 2, 2], [3]])]
+    bits = hellaswag.score(Bigrams(), questions, "cpu") / math.log(2)
+    # P(b|a) = 1/4: 2 bits; P(b|a) P(c|b) = 1/16: 4; P(c|a) P(c|c) P(c|c) = 1/16: 4; P(d|a): 3
+    torch.testing.assert_close(bits, torch.tensor([[2.0, 4.0, 4.0, 3.0]]))
+
+
+def evaluate_letters(labels: list[int]) -> tuple[int, int]:
+    """One example again and again; its sums are 2, 4, 4, 3 bits, its means 2, 2, 4/3, 3."""
+    example = {"ctx": "a", "endings": ["b", "b c", "c c c", "d"]}
+    examples = [example | {"label": label} for label in labels]
+    return hellaswag.evaluate(Bigrams(), examples, Letters(), "cpu")
+
+
+def test_acc_takes_the_lowest_sum_and_acc_norm_the_lowest_mean():
+    assert evaluate_letters([0]) == (1, 0)
+    assert evaluate_letters([2]) == (0, 1)
+    assert evaluate_letters([3]) == (0, 0)
+
+
+@pytest.mark.parametrize("world_size", [2, 8])  # of 8 processes one has nothing to do
+def test_the_slices_of_the_ranks_add_up(world_size):
+    labels = [0, 0, 2, 0, 1, 2, 0]
+    assert evaluate_letters(labels) == (4, 2)
+    parts = [evaluate_letters(labels[rank::world_size]) for rank in range(world_size)]
+    assert tuple(map(sum, zip(*parts))) == (4, 2)
+
+
+def test_render_joins_context_and_ending_by_one_space():
+    encoding = FewIds.encoding
+    context, endings, label = hellaswag.render(GOOD, encoding)
+    assert (len(endings), label) == (4, 0)
+    for ids, ending in zip(endings, GOOD["endings"]):
+        assert encoding.decode(context + ids) == GOOD["ctx"] + " " + ending
+
+
+def test_fit_cuts_the_context_from_the_left_and_only_then_an_ending():
+    context, endings = [1, 2, 3, 4, 5], [[6], [6, 7, 8], [6, 7], [6]]
+    assert hellaswag.fit(context, endings, 7) == (context, endings)
+    assert hellaswag.fit(context, endings, 6) == ([2, 3, 4, 5], endings)
+    assert hellaswag.fit(context, endings, 3) == ([5], endings)
+    assert hellaswag.fit(context, endings, 2) == ([5], [[6], [6, 7], [6, 7], [6]])
+
+
+@pytest.mark.parametrize("block_size", [256, 16])
+def test_scores_equal_those_of_one_ending_at_a_time(block_size):
+    assert_equals_one_by_one(DATA, block_size)
+
+
+def test_losses_are_in_fp32_under_autocast():
+    model = tiny_gpt()
+    questions = questions_of(DATA, model)
+    with torch.no_grad():
+        exact = hellaswag.score(model, questions, "cpu")
+        with torch.autocast("cpu", torch.bfloat16):
+            sums = hellaswag.score(model, questions, "cpu")
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums, exact, rtol=0.01, atol=0.0)
+
+
+# files
+
+
+def test_load_examples(tmp_path):
+    assert len(hellaswag.load_examples(DATA)) == 8
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(GOOD | {"ind": 24}))
+    assert hellaswag.load_examples(path) == [GOOD | {"ind": 24}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps(GOOD)[:-20],
+        json.dumps(GOOD, ensure_ascii=False).encode()[:-16],  # cut within a letter
+        "",
+        "[]",
+        json.dumps({"ctx": "A boy", "label": 0}),
+        json.dumps(GOOD | {"ctx": ""}),
+        json.dumps(GOOD | {"endings": GOOD["endings"][:3]}),
+        json.dumps(GOOD | {"endings": [1, 2, 3, 4]}),
+        json.dumps(GOOD | {"label": 4}),
+        json.dumps(GOOD | {"label": "0"}),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(tmp_path, line):
+    path = tmp_path / "bad.jsonl"
+    line = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl, line 2 .*--data"):
+        hellaswag.load_examples(path)
+
+
+def test_a_file_that_is_empty_or_not_there(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match="is empty.*--data"):
+        hellaswag.load_examples(tmp_path / "empty.jsonl")
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(UserError, match="cannot read.*--data"):
+            hellaswag.load_examples(path)
+
+
+def answer(monkeypatch, content: bytes, status_code: int = 200) -> None:
+    """Let the network answer so."""
+    response = SimpleNamespace(content=content, status_code=status_code)
+    monkeypatch.setattr(requests, "get", lambda url, timeout: response)
+
+
+def test_download(tmp_path, monkeypatch):
+    content = b"{}\n" * hellaswag.NUM_EXAMPLES
+    answer(monkeypatch, content)
+    path = hellaswag.download(tmp_path / "new")
+    assert path == tmp_path / "new" / "hellaswag_val.jsonl"
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+    answer(monkeypatch, b"", 500)
+    assert hellaswag.download(path.parent) == path  # without asking again
+
+
+@pytest.mark.parametrize(
+    "content, status_code, found",
+    [
+        (b"sorry", 500, "status 500"),
+        (b"{}\n" * 10041, 200, "10041 lines, expected 10042"),
+        (b"<html>log in first</html>", 200, "1 lines, expected 10042"),
+    ],
+)
+def test_a_bad_download_leaves_nothing(tmp_path, monkeypatch, content, status_code, found):
+    answer(monkeypatch, content, status_code)
+    with pytest.raises(UserError, match=f"{found}.*put a copy"):
+        hellaswag.download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network(tmp_path, monkeypatch):
+    def get(url, timeout):
+        raise requests.ConnectionError("a long story")
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(UserError, match=r"cannot reach .*\(ConnectionError\).*put a copy"):
+        hellaswag.download(tmp_path)
+
+
+# the command
+
+
+def test_main(monkeypatch, capsys):
+    model = tiny_gpt(vocab_size=50257)
+    monkeypatch.setattr(train_gpt2, "load_model", lambda name: model, raising=False)
+    hellaswag.main(["--model", "tiny", "--data", str(DATA), "--device", "cpu", "--limit", "6"])
+    examples = hellaswag.load_examples(DATA)[:6]
+    acc, acc_norm = hellaswag.evaluate(model, examples, FewIds.encoding, "cpu")
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"acc: {acc}/6={acc / 6:.4f}",
+        f"acc_norm: {acc_norm}/6={acc_norm / 6:.4f}",
+    ]
+
+
+@pytest.mark.parametrize("argv", [["--data", "none.jsonl"], ["--data", str(DATA), "--limit", "0"]])
+def test_mistakes_get_one_line_and_exit_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        hellaswag.main(argv)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert captured.out == ""
