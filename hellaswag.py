@@ -33,7 +33,7 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -157,6 +157,68 @@ def fit(
 
 Question = tuple[list[int], list[list[int]]]  # a context and its four endings, as token ids
 
+CPU_TOKENS, GPU_TOKENS = 2048, 32768  # of one forward pass, padding included
+LOGIT_ROWS = 256  # positions whose logits exist at a time: 256 x 50257 in fp32 are 51 MB
+
+
+class Row(NamedTuple):
+    """One row of the model's input: a context once, then endings one after another."""
+
+    inputs: list[tuple[int, int, int]]  # token, position, part: 0 the context, 1 to 4 the endings
+    predictions: list[tuple[int, int, int]]  # index in inputs, the token to come, whose loss it is
+
+
+def pack(context: list[int], endings: list[list[int]], first: int, block_size: int) -> list[Row]:
+    """A question as one row, or as more where block_size is too short for all endings at once.
+
+    The endings' losses are those number `first` to first + 3. Each ending's positions go on
+    from the context's, as if no other ending were there.
+    """
+    shared = [(token, position, 0) for position, token in enumerate(context)]
+    rows = [Row(shared.copy(), [])]
+    for n, ending in enumerate(endings):
+        read = ending[:-1]  # the last token is predicted, nothing is predicted from it
+        if len(rows[-1].inputs) + len(read) > block_size:
+            rows.append(Row(shared.copy(), []))
+        inputs, predictions = rows[-1]
+        sources = [len(context) - 1, *range(len(inputs), len(inputs) + len(read))]
+        inputs += [(token, len(context) + i, n + 1) for i, token in enumerate(read)]
+        predictions += [(source, token, first + n) for source, token in zip(sources, ending)]
+    return rows
+
+
+def batches(rows: list[Row], num_tokens: int) -> list[list[Row]]:
+    """Rows of like length together, at most num_tokens with the padding; longest first."""
+    rows = sorted(rows, key=lambda row: len(row.inputs), reverse=True)
+    result = []
+    while rows:
+        B = max(1, num_tokens // len(rows[0].inputs))
+        result.append(rows[:B])
+        rows = rows[B:]
+    return result
+
+
+def collate(rows: list[Row], device: str) -> tuple[torch.Tensor, ...]:
+    """Rows -> idx, pos (B, T), mask (B, 1, T, T) for model.hidden; and sources, targets, owners.
+
+    The last three are (P): where in the B x T hidden states each of the P predictions is made,
+    the token to come, and the number of the ending whose loss it is.
+    """
+    columns = [torch.tensor(row.inputs) for row in rows]
+    inputs = pad_sequence(columns, batch_first=True, padding_value=-1).to(device)
+    idx, pos, part = inputs.unbind(2)  # (B, T) each, -1 where padded
+    T = idx.size(1)
+    causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
+    same_part = part[:, :, None] == part[:, None, :]  # (B, T, T); padding, too, sees itself
+    mask = causal & (same_part | (part == 0)[:, None, :])
+    predictions = [
+        (b * T + source, target, owner)
+        for b, row in enumerate(rows)
+        for source, target, owner in row.predictions
+    ]
+    sources, targets, owners = torch.tensor(predictions, device=device).unbind(1)
+    return idx.clamp(min=0), pos.clamp(min=0), mask[:, None], sources, targets, owners
+
 
 def score(
     model: GPT,
@@ -166,21 +228,19 @@ def score(
 ) -> torch.Tensor:
     """The summed loss of each ending given its context, (len(questions), 4), fp32, on the CPU.
 
-    One question is one forward pass of four rows. `progress` wraps the loop over them.
+    Many questions are one forward pass. `progress` wraps the loop over the batches.
     """
-    sums = torch.zeros(len(questions), 4)
-    for i, (context, endings) in enumerate(progress(questions)):
-        rows = [torch.tensor(context + ending) for ending in endings]
-        tokens = pad_sequence(rows, batch_first=True).to(device)  # (4, T + 1), zeros at the end
-        x, targets = tokens[:, :-1], tokens[:, 1:]  # (4, T) each
-        logits, _ = model(x)  # (4, T, vocab)
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
-        ).view(4, -1)  # (4, T)
-        for n, ending in enumerate(endings):  # neither the context's tokens nor the padding
-            start = len(context) - 1  # this position predicts the ending's first token
-            sums[i, n] = losses[n, start : start + len(ending)].sum()
-    return sums
+    block_size = model.config.block_size
+    rows = [row for i, q in enumerate(questions) for row in pack(*q, 4 * i, block_size)]
+    sums = torch.zeros(4 * len(questions), device=device)
+    for batch in progress(batches(rows, CPU_TOKENS if device == "cpu" else GPU_TOKENS)):
+        idx, pos, mask, *predictions = collate(batch, device)
+        x = model.hidden(idx, pos, mask).flatten(0, 1)  # (B * T, n_embd)
+        for sources, targets, owners in zip(*(p.split(LOGIT_ROWS) for p in predictions)):
+            logits = model.lm_head(x[sources]).float()  # (LOGIT_ROWS, vocab)
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            sums.index_add_(0, owners, losses)
+    return sums.view(-1, 4).cpu()
 
 
 # ------------------------------------------------------------------------------------------
@@ -210,6 +270,27 @@ def evaluate(
         num_correct += losses.index(min(losses)) == label
         num_correct_norm += means.index(min(means)) == label
     return num_correct, num_correct_norm
+
+
+def share(rank: int, world_size: int, barrier: Callable[[], None]) -> list[dict[str, Any]]:
+    """This process's part of the examples; none, with one line, where they cannot be had.
+
+    For an evaluation during training, by world_size processes. Only rank 0 downloads.
+    """
+    from tokenizer import get_encoding
+
+    path = Path("hellaswag") / "hellaswag_val.jsonl"
+    try:
+        if rank == 0:
+            download(path.parent)
+        get_encoding()
+        can_score = True
+    except UserError as error:
+        can_score = False
+        if rank == 0:
+            print(f"HellaSwag is skipped: {error}")
+    barrier()  # rank 0 has downloaded
+    return load_examples(path)[rank::world_size] if can_score and path.exists() else []
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,6 +24,7 @@ import torch.nn as nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+import hellaswag
 from cross_entropy import chunked_cross_entropy
 from errors import UserError, one_line_errors
 from flags import flag, parse_flags
@@ -57,13 +58,13 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.c_proj.adds_to_residual = True
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, nh, T, hs)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return self.c_proj(y)
 
@@ -92,8 +93,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), mask)
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -137,8 +138,13 @@ class GPT(nn.Module):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.01 if module is self.transformer.wpe else 0.02)
 
-    def hidden(self, idx: torch.Tensor) -> torch.Tensor:
+    def hidden(
+        self, idx: torch.Tensor, pos: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Token ids (B, T) -> the residual stream after the last LayerNorm, (B, T, n_embd).
+
+        pos (T) or (B, T), the tokens' positions, counts from 0 where it is not given; mask
+        (B, 1, T, T), True where a token may look, is causal where it is not given.
 
         Raises ValueError when T is over block_size.
         """
@@ -147,10 +153,11 @@ class GPT(nn.Module):
             raise ValueError(
                 f"a sequence of {T} tokens does not fit block_size {self.config.block_size}"
             )
-        pos = torch.arange(T, device=idx.device)
+        if pos is None:
+            pos = torch.arange(T, device=idx.device)
         x = self.transformer.wte(idx) + self.transformer.wpe(pos)  # (B, T, n_embd)
         for block in self.transformer.h:
-            x = block(x)
+            x = block(x, mask)
         return self.transformer.ln_f(x)
 
     def forward(
@@ -307,6 +314,7 @@ class Settings:
     eval_every: int = flag(250, "steps between validations; 0: never")
     val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
     sample_every: int = flag(250, "steps between samples; 0: never")
+    hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never")
     init_from: str = flag("scratch", "scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
@@ -327,6 +335,7 @@ SMALL = dict(
     n_embd=128,
     eval_every=400,
     sample_every=400,
+    hellaswag_every=0,
 )
 SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
 
@@ -442,6 +451,10 @@ class Compute:
             dist.all_reduce(tensor)
         return tensor
 
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
     def print(self, text: str) -> None:
         if self.rank == 0:
             print(text, flush=True)
@@ -550,6 +563,16 @@ def print_samples(model: GPT, seed: int, compute: Compute) -> None:
         print(f"> {encoding.decode(row)}", flush=True)
 
 
+@torch.no_grad()
+def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> float:
+    """Share of right answers (acc_norm) over all processes; printed."""
+    with compute.autocast():
+        _, right = hellaswag.evaluate(model, examples, get_encoding(), compute.device)
+    right, count = compute.sum(torch.tensor([right, len(examples)], device=compute.device)).tolist()
+    compute.print(f"HellaSwag accuracy: {right}/{count}={right / count:.4f}")
+    return right / count
+
+
 # ---------- Training -------------------------------------------------------------------
 
 
@@ -613,6 +636,7 @@ def train(s: Settings, compute: Compute) -> None:
     loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size)
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
+    examples = hellaswag.share(*ranks, compute.barrier) if s.hellaswag_every > 0 else []
     model = distribute(compile_or_not(raw_model, s, compute), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
     for step in range(s.max_steps + 1):
@@ -620,6 +644,8 @@ def train(s: Settings, compute: Compute) -> None:
         if due(step, s.eval_every, is_last):
             val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
             compute.print(f"validation loss: {val_loss:.4f}")
+        if examples and due(step, s.hellaswag_every, is_last):
+            hellaswag_accuracy(raw_model, examples, compute)
         if due(step, s.sample_every, is_last):
             print_samples(raw_model, 42 + compute.rank, compute)
         if is_last:

@@ -1,11 +1,12 @@
 """One process against several, on the CPU."""
 import os
+import shutil
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from tiny import TINY_FLAGS, losses, run, tiny_model
+from tiny import ROOT, TINY_FLAGS, losses, run, tiny_model
 from train_gpt2 import Compute, distribute, train_step
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens 3000".split()]
@@ -27,6 +28,20 @@ def test_several_processes_print_the_losses_of_one(alone, processes, B):
 def validation(result) -> list[float]:
     lines = result.stdout.splitlines()
     return [float(line.split()[-1]) for line in lines if line.startswith("validation loss")]
+
+
+def test_hellaswag_is_the_same_on_one_and_two_processes(tmp_path):
+    (tmp_path / "hellaswag").mkdir()
+    shutil.copy(ROOT / "tests/data/hellaswag_8.jsonl", tmp_path / "hellaswag/hellaswag_val.jsonl")
+    shutil.copy(ROOT / "input.txt", tmp_path)
+    flags = [*FLAGS, *"--B 4 --max_steps 2 --sample_every 0 --eval_every 0".split()]
+    flags += "--hellaswag_every 1".split()
+    accuracies = []
+    for processes in (0, 2):
+        out = run(*flags, cwd=tmp_path, processes=processes).stdout.splitlines()
+        accuracies.append([line for line in out if line.startswith("HellaSwag accuracy: ")])
+    assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 3
+    assert accuracies[0][0].split("/")[1].startswith("8=")
 
 
 def test_a_user_s_mistake_is_told_once_by_rank_0():

@@ -163,6 +163,63 @@ def test_scores_equal_those_of_one_ending_at_a_time(block_size):
     assert_equals_one_by_one(DATA, block_size)
 
 
+@pytest.mark.skipif(not REAL_DATA.exists(), reason="no copy of HellaSwag beside the repository")
+@pytest.mark.parametrize("block_size", [256, 64])
+def test_scores_of_real_examples_equal_those_of_one_ending_at_a_time(block_size):
+    assert_equals_one_by_one(REAL_DATA, block_size, limit=40)
+
+
+def test_a_short_block_size_spreads_the_endings_over_rows():
+    context, endings = [1, 2], [[5, 6, 7], [5, 6, 7], [5], [5, 6]]
+    rows = hellaswag.pack(context, endings, 40, 5)
+    tokens = [[token for token, _, _ in row.inputs] for row in rows]
+    assert tokens == [[1, 2, 5, 6], [1, 2, 5, 6, 5]]
+    assert [position for _, position, _ in rows[1].inputs] == [0, 1, 2, 3, 2]
+    assert rows[1].predictions == [
+        (1, 5, 41), (2, 6, 41), (3, 7, 41),  # of the second ending
+        (1, 5, 42),
+        (1, 5, 43), (4, 6, 43),
+    ]
+    assert len(hellaswag.pack(context, endings, 0, 256)) == 1
+
+
+def test_an_ending_sees_the_context_and_itself():
+    long = hellaswag.pack([1, 2], [[5, 6], [7], [8, 9], [3]], 0, 256)[0]
+    short = hellaswag.pack([1], [[5], [7], [8], [3]], 4, 256)[0]
+    mask = hellaswag.collate([long, short], "cpu")[2]
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],  # 5 sees the context
+        [1, 1, 0, 1],  # and so does 8, without 5
+    ]
+    assert mask[1, 0].any(1).all()  # the padding sees something: no softmax over nothing
+
+
+def test_batches_hold_every_row_once_within_their_tokens():
+    questions = questions_of(DATA, tiny_gpt())
+    rows = [row for i, q in enumerate(questions) for row in hellaswag.pack(*q, 4 * i, 256)]
+    batches = hellaswag.batches(rows, 200)
+    assert sorted(map(id, sum(batches, []))) == sorted(map(id, rows))
+    assert all(len(batch) * len(batch[0].inputs) <= 200 for batch in batches)
+    longest = max(len(row.inputs) for row in rows)
+    assert len(batches[0][0].inputs) == longest
+    assert [len(batch) for batch in hellaswag.batches(rows, 1)] == [1] * len(rows)
+
+
+def test_logits_exist_for_a_few_positions_at_a_time(monkeypatch):
+    model, seen = tiny_gpt(), []
+    model.lm_head.register_forward_hook(lambda _, __, logits: seen.append(logits.shape))
+    questions = questions_of(DATA, model)
+    whole = hellaswag.score(model, questions, "cpu")
+    monkeypatch.setattr(hellaswag, "LOGIT_ROWS", 50)
+    seen.clear()
+    torch.testing.assert_close(hellaswag.score(model, questions, "cpu"), whole)
+    num_tokens = sum(len(ending) for _, endings in questions for ending in endings)
+    assert max(seen) == (50, 512)
+    assert sum(rows for rows, _ in seen) == num_tokens  # and never for the context
+
+
 def test_losses_are_in_fp32_under_autocast():
     model = tiny_gpt()
     questions = questions_of(DATA, model)
@@ -280,3 +337,27 @@ def test_mistakes_get_one_line_and_exit_code_2(argv, capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_in_training_it_is_skipped_with_one_line_where_it_cannot_be_had(
+    monkeypatch, tmp_path, capsys
+):
+    def refused(*_, **__):
+        raise requests.ConnectionError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(requests, "get", refused)
+    assert hellaswag.share(0, 2, lambda: None) == hellaswag.share(1, 2, lambda: None) == []
+    out = capsys.readouterr().out
+    assert out.startswith("HellaSwag is skipped: cannot reach") and out.count("\n") == 1
+
+
+def test_in_training_each_process_has_its_share(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hellaswag").mkdir()
+    (tmp_path / "hellaswag" / "hellaswag_val.jsonl").write_bytes(DATA.read_bytes())
+    shares = [hellaswag.share(rank, 3, lambda: None) for rank in range(3)]
+    assert [len(share) for share in shares] == [3, 3, 2]
+    assert sorted(e["ctx"] for share in shares for e in share) == sorted(
+        e["ctx"] for e in hellaswag.load_examples(DATA)
+    )

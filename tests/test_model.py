@@ -130,3 +130,15 @@ def test_number_of_parameters_with_a_nice_vocabulary():
         model = GPT(GPTConfig(vocab_size=50304))
     assert 50304 == 393 * 128
     assert sum(p.numel() for p in model.parameters()) == 124_475_904
+
+
+def test_two_endings_in_one_row_see_the_context_and_themselves():
+    model = tiny_model()
+    context, one, two = torch.randint(0, 100, (3, 1, 4))
+    row = torch.cat((context, one, two), dim=1)
+    pos = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7])
+    mask = torch.ones(12, 12, dtype=torch.bool).tril()
+    mask[8:, 4:8] = False  # the second ending does not see the first
+    packed = model.hidden(row, pos, mask.view(1, 1, 12, 12))
+    torch.testing.assert_close(packed[:, :8], model.hidden(torch.cat((context, one), dim=1)))
+    torch.testing.assert_close(packed[:, 8:], model.hidden(torch.cat((context, two), dim=1))[:, 4:])
