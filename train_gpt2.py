@@ -13,7 +13,7 @@ import math
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
+from runs import Log
 from shards import load_split
 from tokenizer import N_VOCAB, get_encoding
 
@@ -311,6 +312,7 @@ class Settings:
     n_embd: int = flag(768, "width of the residual stream")
     vocab_size: int = flag(50304, "rows of the embedding; 50257 = 50,000 + 256 + 1, rounded up")
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
+    log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go")
     eval_every: int = flag(250, "steps between validations; 0: never")
     val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
     sample_every: int = flag(250, "steps between samples; 0: never")
@@ -627,7 +629,7 @@ def due(step: int, every: int, is_last: bool) -> bool:
 
 
 def train(s: Settings, compute: Compute) -> None:
-    """The run: max_steps updates; what is evaluated last is the model as it ends."""
+    """The run: max_steps updates; what is evaluated last is the model that is saved last."""
     torch.manual_seed(s.seed)
     raw_model = start_model(s).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
@@ -637,6 +639,8 @@ def train(s: Settings, compute: Compute) -> None:
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
     examples = hellaswag.share(*ranks, compute.barrier) if s.hellaswag_every > 0 else []
+    run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
+    log = Log(s.log_dir, run, compute.rank)
     model = distribute(compile_or_not(raw_model, s, compute), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
     for step in range(s.max_steps + 1):
@@ -644,8 +648,9 @@ def train(s: Settings, compute: Compute) -> None:
         if due(step, s.eval_every, is_last):
             val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
             compute.print(f"validation loss: {val_loss:.4f}")
+            log.write(step, "val", val_loss)
         if examples and due(step, s.hellaswag_every, is_last):
-            hellaswag_accuracy(raw_model, examples, compute)
+            log.write(step, "hella", hellaswag_accuracy(raw_model, examples, compute))
         if due(step, s.sample_every, is_last):
             print_samples(raw_model, 42 + compute.rank, compute)
         if is_last:
@@ -662,6 +667,8 @@ def train(s: Settings, compute: Compute) -> None:
         )
         if not math.isfinite(loss + norm):
             raise UserError(f"step {step}: loss {loss}, norm {norm}: try a lower --max_lr")
+        log.write(step, "train", loss)
+    compute.print(f"log: {log.path}")
 
 
 def introduce(s: Settings, compute: Compute) -> None:

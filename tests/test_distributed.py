@@ -13,13 +13,13 @@ FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return run(*FLAGS, "--B", "16")
+def alone(tmp_path_factory):
+    return run(*FLAGS, "--B", "16", "--log_dir", str(tmp_path_factory.mktemp("log")))
 
 
 @pytest.mark.parametrize("processes, B", [(2, 4), (4, 4)])
-def test_several_processes_print_the_losses_of_one(alone, processes, B):
-    together = run(*FLAGS, "--B", str(B), processes=processes)
+def test_several_processes_print_the_losses_of_one(alone, tmp_path, processes, B):
+    together = run(*FLAGS, "--B", str(B), "--log_dir", str(tmp_path), processes=processes)
     assert losses(together) == pytest.approx(losses(alone), abs=5e-5)
     assert len(losses(together)) == 4  # rank 0 alone prints
     assert validation(together) == pytest.approx(validation(alone), abs=1e-4)

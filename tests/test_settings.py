@@ -75,8 +75,9 @@ def test_with_a_gpu_but_no_shards_the_small_model_trains_on_the_text(tmp_path, m
     assert (s.data_root, s.n_embd) == ("input.txt", 128)
 
 
-def test_a_run_prints_loss_time_and_tokens_per_second():
-    result = run(*TINY_FLAGS, "--max_steps", "2")
+def test_a_run_prints_loss_time_and_tokens_per_second(tmp_path):
+    flags = "--max_steps 2 --val_tokens 1000 --sample_every 0 --log_dir".split()
+    result = run(*TINY_FLAGS, *flags, str(tmp_path))
     assert len(losses(result)) == 2
     assert "ms | tok/sec: " in result.stdout
 

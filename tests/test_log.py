@@ -1,0 +1,43 @@
+"""log.txt and settings.json."""
+import json
+
+from runs import Log
+from tiny import TINY_FLAGS, losses, run
+
+FLAGS = [*TINY_FLAGS, *"--max_steps 3 --eval_every 2 --val_tokens 1000 --sample_every 0".split()]
+
+
+def read(folder) -> list[list[str]]:
+    return [line.split() for line in (folder / "log.txt").read_text().splitlines()]
+
+
+def test_a_run_can_be_read_back(tmp_path):
+    result = run(*FLAGS, "--log_dir", str(tmp_path))
+    lines = read(tmp_path)
+    assert [line[:2] for line in lines] == [
+        ["0", "val"], ["0", "train"], ["1", "train"], ["2", "val"], ["2", "train"], ["3", "val"]
+    ]
+    assert [float(v) for _, stream, v in lines if stream == "train"] == losses(result)
+    run_info = json.loads((tmp_path / "settings.json").read_text())
+    assert run_info["settings"]["n_embd"] == 16 and run_info["settings"]["data_root"] == "input.txt"
+    assert run_info["torch"] and len(run_info["commit"] or "0" * 40) == 40
+
+
+def test_only_rank_0_writes(tmp_path):
+    log = Log(str(tmp_path / "log"), {}, rank=1)
+    log.write(0, "train", 1.0)
+    assert not (tmp_path / "log").exists()
+    run(*FLAGS, "--log_dir", str(tmp_path), processes=2)
+    assert len(read(tmp_path)) == 6
+
+
+def test_a_new_run_keeps_the_files_of_the_earlier_one(tmp_path, capsys):
+    Log(str(tmp_path), {"run": 1}).write(0, "train", 1.0)
+    (tmp_path / "mine.txt").write_text("not ours")
+    Log(str(tmp_path), {"run": 2}).write(0, "train", 2.0)
+    (folder,) = tmp_path.glob("run-*")
+    assert f"the earlier run in {tmp_path} is now in {folder}" in capsys.readouterr().out
+    assert read(folder) == [["0", "train", "1.000000"]]
+    assert read(tmp_path) == [["0", "train", "2.000000"]]
+    assert (tmp_path / "mine.txt").exists()
+    assert json.loads((folder / "settings.json").read_text())["run"] == 1
