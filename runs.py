@@ -1,12 +1,19 @@
-"""What a run leaves in its log_dir: log.txt and settings.json."""
+"""What a run leaves in its log_dir: log.txt, settings.json and checkpoints; never half a file."""
 import json
+import os
+import pickle
 import platform
 import subprocess
 import time
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Iterator
 
 import torch
+from torch import nn
+
+from errors import UserError
 
 
 class Log:
@@ -15,18 +22,21 @@ class Log:
     Only rank 0 writes. A new run moves the files of an earlier one into a folder of their own.
     """
 
-    def __init__(self, log_dir: str, run: dict[str, Any], rank: int = 0):
+    def __init__(self, log_dir: str, run: dict[str, Any], rank: int = 0, first_step: int = 0):
         """`run` (settings, device, ...) goes to settings.json, with versions and commit."""
         self.path = Path(log_dir) / "log.txt"
         self.is_writer = rank == 0
         if not self.is_writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        keep_earlier_run(self.path.parent)
-        self.path.touch()
+        if first_step == 0:
+            keep_earlier_run(self.path.parent)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = [line for line in lines if int(line.split()[0]) < first_step]
+        write_atomically(self.path, "".join(f"{line}\n" for line in lines))
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         text = json.dumps({**run, **versions, "commit": git_commit()}, indent=2) + "\n"
-        (self.path.parent / "settings.json").write_text(text)
+        write_atomically(self.path.parent / "settings.json", text)
 
     def write(self, step: int, stream: str, value: float) -> None:
         if self.is_writer:
@@ -37,6 +47,7 @@ class Log:
 def keep_earlier_run(log_dir: Path) -> None:
     """Move log.txt, settings.json and checkpoints into log_dir/run-DATE-TIME."""
     files = [p for p in log_dir.glob("*") if p.match("log.txt") or p.match("settings.json")]
+    files += log_dir.glob("model_*.pt")
     if not files:
         return
     newest = time.localtime(max(p.stat().st_mtime for p in files))
@@ -54,3 +65,83 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     except OSError:  # no git
         return None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that gets its name when it is complete and on the disk."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
+    """log_dir/model_STEP.pt: a plain dict, for torch.load(..., weights_only=True)."""
+    path = Path(log_dir) / f"model_{checkpoint['step']:05d}.pt"
+    with whole_file(path) as file:
+        torch.save(checkpoint, file)
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is cut short, or no checkpoint of this script."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["model"], checkpoint["config"]
+        return checkpoint
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is no whole checkpoint of train_gpt2.py") from error
+
+
+def newest_checkpoint(log_dir: str) -> dict[str, Any]:
+    """The newest checkpoint that can be read; one that cannot is named and passed over."""
+    paths = Path(log_dir).glob("model_*.pt")
+    for path in sorted(paths, key=lambda path: int(path.stem.split("_")[1]), reverse=True):
+        try:
+            return read_checkpoint(path)
+        except UserError as error:
+            print(f"{error}; trying the one before")
+    raise UserError(
+        f"--resume 1: found no checkpoint in {log_dir}: start without it, or name its --log_dir"
+    )
+
+
+def checkpoint_of(
+    settings: Any, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any,
+    val_loss: float | None,
+) -> dict[str, Any]:
+    """All that the rest of the run depends on, as tensors, numbers and plain dicts."""
+    return {
+        "model": model.state_dict(),
+        "config": asdict(model.config),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "loader": loader.state_dict(),
+        "rng": torch.get_rng_state(),
+        "val_loss": val_loss,
+        "settings": asdict(settings),
+    }
+
+
+def restore(
+    checkpoint: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any
+) -> int:
+    """Put everything back where the checkpoint was written; returns the step to go on with."""
+    if checkpoint["config"] != asdict(model.config):
+        raise UserError(
+            f"the checkpoint's model is {checkpoint['config']}, expected"
+            f" {asdict(model.config)}: give its shape by flags, or another --log_dir"
+        )
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    loader.load_state_dict(checkpoint["loader"])
+    torch.set_rng_state(checkpoint["rng"])
+    return checkpoint["step"]

@@ -30,7 +30,7 @@ from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
-from runs import Log
+from runs import Log, checkpoint_of, newest_checkpoint, read_checkpoint, restore, write_checkpoint
 from shards import load_split
 from tokenizer import N_VOCAB, get_encoding
 
@@ -261,6 +261,12 @@ class DataLoaderLite:
     def reset(self) -> None:
         self.position = 0
 
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's next x and y, both (B, T), int64, on the CPU."""
         start = self.position + self.process_rank * self.B * self.T
@@ -317,7 +323,9 @@ class Settings:
     val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
     sample_every: int = flag(250, "steps between samples; 0: never")
     hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never")
-    init_from: str = flag("scratch", "scratch, gpt2, gpt2-medium, gpt2-large, gpt2-xl or a folder")
+    save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never")
+    init_from: str = flag("scratch", "scratch, gpt2 to gpt2-xl, a folder or a checkpoint.pt")
+    resume: int = flag(0, "1: go on from the newest checkpoint in log_dir")
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
@@ -347,8 +355,9 @@ def check_numbers(s: Settings) -> None:
     for name in ("B", "T", "total_batch_size", "n_layer", "n_head", "n_embd", "vocab_size"):
         if getattr(s, name) < 1:
             raise UserError(f"--{name} {getattr(s, name)}: expected 1 or more")
-    if s.compile not in (None, 0, 1):
-        raise UserError(f"--compile {s.compile}: expected 0 or 1")
+    for name in ("compile", "resume"):
+        if getattr(s, name) not in (None, 0, 1):
+            raise UserError(f"--{name} {getattr(s, name)}: expected 0 or 1")
 
 
 def settle(given: dict[str, Any], compute: "Compute") -> Settings:
@@ -579,8 +588,13 @@ def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> fl
 
 
 def load_model(name_or_path: str) -> GPT:
-    """A model of OpenAI's by name, or of a Hugging Face folder."""
-    return GPT.from_pretrained(name_or_path)
+    """A model of OpenAI's by name, of a Hugging Face folder, or of a checkpoint.pt."""
+    if not name_or_path.endswith(".pt"):
+        return GPT.from_pretrained(name_or_path)
+    checkpoint = read_checkpoint(Path(name_or_path))
+    model = GPT(GPTConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint["model"])
+    return model
 
 
 def start_model(s: Settings) -> GPT:
@@ -638,12 +652,16 @@ def train(s: Settings, compute: Compute) -> None:
     loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size)
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
+    checkpoint = newest_checkpoint(s.log_dir) if s.resume else None
+    first_step = restore(checkpoint, raw_model, optimizer, loader) if checkpoint else 0
+    val_loss = checkpoint["val_loss"] if checkpoint else None
+    del checkpoint
     examples = hellaswag.share(*ranks, compute.barrier) if s.hellaswag_every > 0 else []
     run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
-    log = Log(s.log_dir, run, compute.rank)
+    log = Log(s.log_dir, run, compute.rank, first_step)
     model = distribute(compile_or_not(raw_model, s, compute), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
-    for step in range(s.max_steps + 1):
+    for step in range(first_step, s.max_steps + 1):
         is_last = step == s.max_steps
         if due(step, s.eval_every, is_last):
             val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
@@ -653,6 +671,9 @@ def train(s: Settings, compute: Compute) -> None:
             log.write(step, "hella", hellaswag_accuracy(raw_model, examples, compute))
         if due(step, s.sample_every, is_last):
             print_samples(raw_model, 42 + compute.rank, compute)
+        if compute.rank == 0 and step > first_step and due(step, s.save_every, is_last):
+            state = checkpoint_of(s, step, raw_model, optimizer, loader, val_loss)
+            print(f"saved {write_checkpoint(s.log_dir, state)}")
         if is_last:
             break
         start = time.perf_counter()
@@ -666,7 +687,10 @@ def train(s: Settings, compute: Compute) -> None:
             f"step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f} | {how_fast}"
         )
         if not math.isfinite(loss + norm):
-            raise UserError(f"step {step}: loss {loss}, norm {norm}: try a lower --max_lr")
+            raise UserError(
+                f"step {step}: loss {loss}, norm {norm}; the checkpoints in {s.log_dir} are from"
+                " before it: go on with --resume 1 and a lower --max_lr"
+            )
         log.write(step, "train", loss)
     compute.print(f"log: {log.path}")
 

@@ -1,6 +1,8 @@
 """log.txt and settings.json."""
 import json
 
+import torch
+
 from runs import Log
 from tiny import TINY_FLAGS, losses, run
 
@@ -41,3 +43,21 @@ def test_a_new_run_keeps_the_files_of_the_earlier_one(tmp_path, capsys):
     assert read(tmp_path) == [["0", "train", "2.000000"]]
     assert (tmp_path / "mine.txt").exists()
     assert json.loads((folder / "settings.json").read_text())["run"] == 1
+
+
+def test_lines_past_the_checkpoint_are_dropped(tmp_path):
+    log = Log(str(tmp_path), {})
+    for step in range(5):
+        log.write(step, "train", step)
+    with log.path.open("a") as file:
+        file.write("5 tr")  # a run that was killed in the middle of a line
+    Log(str(tmp_path), {}, first_step=3).write(3, "train", 33)
+    assert [(int(step), float(value)) for step, _, value in read(tmp_path)] == [
+        (0, 0), (1, 1), (2, 2), (3, 33)
+    ]
+
+
+def test_checkpoints_of_an_earlier_run_are_kept_too(tmp_path):
+    torch.save({}, tmp_path / "model_00005.pt")
+    Log(str(tmp_path), {})
+    assert not list(tmp_path.glob("*.pt")) and list(tmp_path.glob("run-*/model_00005.pt"))
