@@ -413,6 +413,17 @@ def get_lr(step: int, s: Settings) -> float:
     return s.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (s.max_lr - s.min_lr)
 
 
+def plan(s: Settings, world_size: int) -> str:
+    """What a run is going to do, in three lines."""
+    micro_steps = s.total_batch_size // (s.B * s.T * world_size)
+    return (
+        f"{s.max_steps:,} steps of {s.total_batch_size:,} tokens:"
+        f" {s.max_steps * s.total_batch_size:,} tokens in all\n"
+        f"a step: {micro_steps} micro-step(s) of {s.B} x {s.T} tokens on {world_size} process(es)\n"
+        f"learning rate: {s.warmup_steps:,} steps up to {s.max_lr:g}, then down to {s.min_lr:g}"
+    )
+
+
 # ---------- The device and the processes -----------------------------------------------
 
 
@@ -696,9 +707,10 @@ def train(s: Settings, compute: Compute) -> None:
 
 
 def introduce(s: Settings, compute: Compute) -> None:
-    """The first lines: what is trained, where."""
-    what = f"{s.n_layer} layers of width {s.n_embd} on {s.data_root}"
-    compute.print(f"{what}, {s.max_steps} steps; {compute.device}, {compute.dtype}")
+    """The first lines: what is trained, where, and what is going to happen."""
+    model = f"{s.n_layer} layers of width {s.n_embd}" if s.init_from == "scratch" else s.init_from
+    where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
+    compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
     if compute.device_type != "cuda" or not Path(s.data_root).is_dir():
         compute.print("no GPU or no shards here: the small settings, where no flag says otherwise")
 
