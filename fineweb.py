@@ -18,10 +18,13 @@ progress.json says where in the source the next one begins.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
+import random
 import re
 import sys
+import tempfile
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -173,7 +176,7 @@ def read_chunks(files: dict[Path, int], file: int = 0, document: int = 0) -> Ite
 
 
 class Tiktoken:
-    """encode(texts) -> (n,) uint16, each document with EOT before it."""
+    """The reference: encode(texts) -> (n,) uint16, each document with EOT before it."""
 
     name = "tiktoken"
 
@@ -191,10 +194,74 @@ class Tiktoken:
         return np.concatenate(parts).astype(np.uint16)
 
 
-def check(files: dict[Path, int]) -> None:
-    """Raises UserError for a file that cannot be read, before anything is written."""
-    for index in range(len(files)):
-        next(read_chunks(files, index), None)
+class Gigatoken:
+    """The same tokens from gigatoken, more than ten times as fast on one core."""
+
+    name = "gigatoken"
+    # Its letters and digits are those of a newer Unicode than tiktoken's, which tells only where
+    # a contraction follows such a character. Any apostrophe after a rare one goes to tiktoken.
+    doubtful = re.compile("'(?<=[\u0800-\u1fff\u2070-\U0010ffff]')")
+    # It remembers every word it has seen; a fresh one now and then bounds the memory.
+    max_characters = 2**29
+
+    def __init__(self, encoding: tiktoken.Encoding):
+        self.reference = Tiktoken(encoding)
+        tokens = [encoding.decode_single_token_bytes(i) for i in range(EOT)]
+        self.ranks = b"".join(b"%s %d\n" % (base64.b64encode(t), i) for i, t in enumerate(tokens))
+        self.load()
+
+    def load(self) -> None:
+        import gigatoken
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "ranks.tiktoken")
+            path.write_bytes(self.ranks)
+            self.tokenizer = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer="gpt2")
+        self.characters = 0
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        if any(map(self.doubtful.search, texts)):
+            return self.reference(texts)
+        if self.characters > self.max_characters:
+            self.load()
+        self.characters += sum(map(len, texts))
+        try:
+            batch = self.tokenizer.encode_batch(texts, parallel=False).layout
+        except TypeError:  # half of a surrogate pair
+            return self.reference(texts)
+        tokens, starts = np.asarray(batch.content.data), np.asarray(batch.offsets.data)[:-1]
+        return np.insert(tokens.astype(np.uint16), starts, EOT)
+
+
+def sample_documents(files: dict[Path, int]) -> list[str]:
+    """A few hundred texts: the first ones, some from random places of 8 files, and traps."""
+    rng = random.Random(1337)
+    texts = ["", "<|endoftext|>", "a<|endoftext|>b", "I'll  say:\n\n\t'tis\u00a0naïve ٣² 中文 👩‍👧 \n"]
+    rows = [open_parquet(p).metadata.num_rows if p.suffix == ".parquet" else 0 for p in files]
+    places = [(file, rng.randrange(rows[file] or 1))
+              for file in rng.sample(range(len(rows)), min(8, len(rows)))]
+    for file, document in [(0, 0)] + places:
+        for chunk in islice(read_chunks(files, file, document), 1):
+            texts += chunk.texts[:32]
+    return texts
+
+
+def choose_encoder(files: dict[Path, int]) -> Tiktoken | Gigatoken:
+    """gigatoken where it is installed and agrees with tiktoken on a sample; else tiktoken."""
+    reference = Tiktoken(get_encoding())
+    texts = sample_documents(files)
+    try:
+        fast = Gigatoken(reference.encoding)
+        wrong = sum(not np.array_equal(fast([text]), reference([text])) for text in texts)
+        reason = f"it differs from tiktoken on {wrong} of {len(texts)} documents" if wrong else ""
+    except ImportError as error:
+        reason = f"{error}; it is several times faster: pip install gigatoken"
+    except Exception as error:  # whatever goes wrong in it, tiktoken can do the work
+        reason = f"it failed: {type(error).__name__}: {error}".split("\n")[0]
+    if not reason:
+        return fast
+    print(f"tokenizing with tiktoken, without gigatoken ({reason})")
+    return reference
 
 
 def encode_in_order(chunks: Iterable[Chunk], encode: Encode,
@@ -352,8 +419,7 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
     if progress.complete or (last is not None and progress.shards >= last):
         print("nothing to do: all of it is there")
         return progress
-    check(files)
-    encode = Tiktoken(get_encoding())
+    encode = choose_encoder(files)
     total = sum(files.values()) if last is None else last * shard_size
     begun = sum(list(files.values())[:progress.file]) if last is None else progress.tokens
     print(f"{len(files)} files, {sum(files.values()) / 1e9:.2f} GB -> {out}, with {encode.name} "

@@ -93,9 +93,13 @@ def stream(mixed):
     return reference(mixed[1])
 
 
-@pytest.fixture
-def tokenized_by():
-    return "tiktoken"
+@pytest.fixture(params=["tiktoken", "gigatoken"])
+def tokenized_by(request, monkeypatch):
+    if request.param == "gigatoken":
+        pytest.importorskip("gigatoken")
+    else:
+        monkeypatch.setitem(sys.modules, "gigatoken", None)
+    return request.param
 
 
 @pytest.mark.parametrize("size", [777, 5000, 12345])
@@ -138,7 +142,7 @@ def test_stops_early_and_goes_on(mixed, stream, tmp_path, capsys, monkeypatch, s
     original = fineweb.read_chunks
     monkeypatch.setattr(fineweb, "read_chunks",
                         lambda *a: (read.append(c.file) or c for c in original(*a)))
-    monkeypatch.setattr(fineweb, "check", lambda files: None)
+    monkeypatch.setattr(fineweb, "sample_documents", lambda files: ["a"])
     monkeypatch.setattr(fineweb, "CHUNK", 20)
     run(mixed[0], out, 2000, "--shards", str(shards))
     check_shards(out, stream[:2000 * shards], 2000)
@@ -222,6 +226,36 @@ def test_kill_and_run_again(mixed, stream, tmp_path, place, capsys):
     assert kept.stat().st_mtime_ns == before
     printed = capsys.readouterr().out
     assert "after shard 3" in printed and f"700 documents, {len(stream):,} tokens" in printed
+
+
+def test_gigatoken_that_differs_is_not_used(mixed, stream, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fineweb.Gigatoken, "load", lambda self: None)
+    monkeypatch.setattr(fineweb.Gigatoken, "__call__",
+                        lambda self, texts: self.reference([t.replace("naïve", "naive")
+                                                            for t in texts]))
+    run(mixed[0], tmp_path / "out", 5000)
+    check_shards(tmp_path / "out", stream, 5000)
+    printed = capsys.readouterr().out
+    assert len(re.findall("without gigatoken.*differs", printed)) == 1
+
+
+def test_gigatoken_that_fails_is_not_used(mixed, stream, tmp_path, monkeypatch, capsys):
+    def fail(self):
+        raise RuntimeError("no such\ninstruction")
+    monkeypatch.setattr(fineweb.Gigatoken, "load", fail)
+    run(mixed[0], tmp_path / "out", 5000)
+    check_shards(tmp_path / "out", stream, 5000)
+    assert "without gigatoken (it failed: RuntimeError: no such)" in capsys.readouterr().out
+
+
+def test_gigatoken_forgets_now_and_then(mixed, stream, tmp_path, monkeypatch):
+    pytest.importorskip("gigatoken")
+    loads, load = [], fineweb.Gigatoken.load
+    monkeypatch.setattr(fineweb.Gigatoken, "max_characters", 1000)
+    monkeypatch.setattr(fineweb.Gigatoken, "load", lambda self: loads.append(1) or load(self))
+    run(mixed[0], tmp_path / "out", 5000)
+    check_shards(tmp_path / "out", stream, 5000)
+    assert len(loads) > 2
 
 
 def test_reader_stays_close_to_the_writer(monkeypatch):
@@ -315,3 +349,14 @@ def test_hub_dataset(mixed, tmp_path, capsys, monkeypatch):
     assert fineweb.download("o/n/x/s") == tmp_path / "x/s"
     assert asked == [("o/n", "abc", names[1:3])]
     assert "only in ['x/big', 'x/s']" in fails(capsys, "--source", "o/n", "--out", tmp_path / "out")
+
+
+def test_web_sample_if_it_is_there(tmp_path, capsys, monkeypatch):
+    sample = ROOT.parent / "shared/data/web_sample"
+    if not sample.is_dir():
+        pytest.skip("no web sample beside the repository")
+    run(sample, tmp_path / "a", 200_000, "--shards", "2")
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    run(sample, tmp_path / "b", 200_000, "--shards", "2")
+    for name in ("edufineweb_val_000000.npy", "edufineweb_train_000001.npy"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -1,0 +1,503 @@
+"""
+Measure this project against what you would pick instead, on your machine, in one run.
+
+    python bench.py                    # everything; takes its time on a CPU
+    python bench.py train              # or: memory data tokenize hellaswag generate start
+    python bench.py train --pairs 9    # more turns, steadier medians
+
+Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
+(peers.py). Each side has a process of its own, which sleeps while the other computes: they take
+turns, so that whatever else the machine does meets both. The tables show the medians of both
+sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
+ladder: what each lesson on speed brings, switched on one after the other.
+"""
+import argparse
+import filecmp
+import importlib.util
+import multiprocessing
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Callable, Iterator
+
+import numpy as np
+import torch
+
+import fineweb
+import hellaswag
+import peers
+from errors import UserError, one_line_errors
+from hardware import flops_per_token, has_bfloat16, peak_flops
+from peers import Run, new_model
+from tokenizer import N_VOCAB, get_encoding
+from train_gpt2 import SMALL, Compute, DataLoaderLite, Settings, compile_or_not, get_lr
+from train_gpt2 import pick_device, settle, start_compute, start_model, train_step
+
+HERE = Path(__file__).parent
+TEXT = HERE / "input.txt"
+GPT2 = dict(n_layer=12, n_head=12, n_embd=768, max_lr=6e-4)  # 124M parameters
+Make = Callable[[], Run]  # prepares a side, in the process where it is going to run
+
+# ---------- Taking turns ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    seconds: float
+    peak_bytes: int  # the most memory so far, above what the process had before it prepared
+    value: Any  # what the Run returned
+
+
+def peak_memory() -> int:
+    """The most bytes this process has had: on the GPU where there is one, else in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def serve(pipe: Any, make: Make) -> None:
+    """The life of a side's process: prepare, then one turn for each word from the pipe."""
+    before = peak_memory()
+    try:
+        run = make()
+        pipe.send("ready")
+        while pipe.recv():
+            start = time.perf_counter()
+            value = run()
+            seconds = time.perf_counter() - start
+            pipe.send(Turn(seconds, peak_memory() - before, value))
+    except EOFError:  # nobody wants more turns
+        pass
+    except Exception as error:
+        pipe.send(error)
+        if not isinstance(error, (UserError, torch.OutOfMemoryError)):
+            raise
+
+
+def receive(pipe: Any) -> Any:
+    """What a side's process answers. Raises what it raised."""
+    try:
+        answer = pipe.recv()
+    except EOFError as error:
+        raise UserError("a measuring process was killed, most likely because memory ran out:"
+                        " close other programs, or measure one thing at a time") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def take_turns(num: int, *makes: Make, warm_ups: int = 1) -> list[list[Turn]]:
+    """`num` turns of each side, one side after the other, after some that do not count."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    try:
+        for make in makes:
+            pipe, theirs = context.Pipe()
+            processes.append(context.Process(target=serve, args=(theirs, make)))
+            processes[-1].start()
+            theirs.close()  # the pipe ends with the process
+            pipes.append(pipe)
+            receive(pipe)
+        turns = [[] for _ in makes]
+        for _ in range(warm_ups + num):
+            for pipe, side in zip(pipes, turns):
+                pipe.send("go")
+                side.append(receive(pipe))
+        return [side[warm_ups:] for side in turns]
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.join()
+
+
+# ---------- Tables ---------------------------------------------------------------------
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_head(*names: str) -> None:
+    print()
+    print_row(*names)
+    print_row(*("---" for _ in names))
+
+
+def number(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def compare(what: str, unit: str, ours: list[float], theirs: list[float], target: str) -> None:
+    """A row: the medians of both sides, and of the ratios of the pairs."""
+    ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
+    sides = (f"{number(median(side))} {unit}" for side in (ours, theirs))
+    print_row(what, *sides, f"{ratio:.3g}", target)
+
+
+def rates(amount: int, *sides: list[Turn]) -> list[list[float]]:
+    """Each turn's amount per second."""
+    return [[amount / turn.seconds for turn in side] for side in sides]
+
+
+# ---------- Training steps -------------------------------------------------------------
+
+
+def our_step(s: Settings) -> Run:
+    """A step of train_gpt2.py; returns the loss."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train_gpt2.main does
+    compute = start_compute(s.device, s.dtype)
+    raw_model, loader = new_model(s), DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
+    model = compile_or_not(raw_model, s, compute)
+    lrs = (get_lr(step, s) for step in count())
+    step = partial(train_step, model, optimizer, loader, compute, 1, grad_clip=s.grad_clip)
+    return lambda: step(learning_rate=next(lrs))[0].item()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how long to measure, and on what."""
+
+    compute: Compute
+    pairs: int
+    source: str | None = None  # documents to tokenize; made from input.txt where None
+    data: str | None = None  # HellaSwag's file
+
+    def settings(self, B: int, T: int, **given: Any) -> Settings:
+        """Of steps of one micro-batch; the small model where `given` has no other shape."""
+        dtype = str(self.compute.dtype).removeprefix("torch.")
+        run = dict(B=B, T=T, total_batch_size=B * T, data_root=str(TEXT), dtype=dtype)
+        return settle({**SMALL, **run, "device": self.compute.device, **given}, self.compute)
+
+    def gpt2(self) -> Settings:
+        """124M parameters, on as many tokens as suit the device."""
+        B, T = (16, 1024) if self.compute.device_type == "cuda" else (4, 256)
+        return self.settings(B, T, **GPT2)
+
+    def small(self, **given: Any) -> Settings:
+        return self.settings(SMALL["B"], SMALL["T"], **given)
+
+
+def compare_steps(s: Settings, pairs: int, name: str, theirs: Make, speed: str | None = None,
+                  memory: str | None = None) -> None:
+    """Rows of a step's speed and of its memory, those that are given a target, be it empty."""
+    sides = take_turns(pairs, partial(our_step, s), theirs)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in start_model(s).parameters())
+    what = f"{parameters / 1e6:.0f}M, {s.B} x {s.T}, {s.dtype}; {name}"
+    if speed is not None:
+        compare(f"step of {what}", "tok/s", *rates(s.B * s.T, *sides), speed)
+    if memory is not None:  # these, the gradients and AdamW's two moments are 4 bytes each
+        above = ([(turn.peak_bytes - 16 * parameters) / 1e6 for turn in side] for side in sides)
+        compare(f"peak memory above 16 bytes per parameter, {what}", "MB", *above, memory)
+
+
+def compare_gpt2(bench: Bench, speed: str | None, memory: str | None) -> None:
+    """GPT-2 124M against the plain form, in bfloat16 where the hardware has it, and float32."""
+    for dtype in ("bfloat16", "float32"):
+        s = replace(bench.gpt2(), dtype=dtype)
+        if dtype == "bfloat16" and not has_bfloat16(bench.compute.device_type):
+            print_row(f"step of 124M, {dtype}", "not measured: the hardware has none", "", "", "")
+        else:
+            theirs = partial(peers.plain_step, replace(s, compile=0))
+            compare_steps(s, bench.pairs, "plain form", theirs, speed, memory)
+
+
+def train(bench: Bench) -> None:
+    """Training steps: ours, the plain form's, and transformers'; on a GPU also the ladder."""
+    compare_gpt2(bench, "at least 1.5", "at most 0.5")
+    gpt2, small = bench.gpt2(), bench.small()
+    compare_steps(gpt2, bench.pairs, "transformers", partial(peers.transformers_step, gpt2), "")
+    plain = partial(peers.plain_step, replace(small, compile=0))
+    others = partial(peers.transformers_step, small)
+    compare_steps(small, 4 * bench.pairs, "plain form", plain, "at least 2")
+    compare_steps(small, 4 * bench.pairs, "transformers", others, "")
+    if bench.compute.device_type == "cuda":
+        gpu_tables(bench)
+    compare_losses(bench.small(dtype="float32", compile=0, max_lr=GPT2["max_lr"]), 50)
+
+
+def memory(bench: Bench) -> None:
+    """The peak memory of a step alone."""
+    compare_gpt2(bench, None, "at most 0.5")
+
+
+def compare_losses(s: Settings, steps: int) -> None:
+    """Both curves, from the same weights on the same tokens.
+
+    The rate must be one at which training is stable: else any change of the order of a sum,
+    such as another number of threads, grows into another curve.
+    """
+    sides = take_turns(steps, partial(our_step, s), partial(peers.plain_step, s), warm_ups=0)
+    losses = [(ours.value, plain.value) for ours, plain in zip(*sides)]
+    print_head("loss, same weights and tokens", "ours", "plain form", "difference", "target")
+    for step in sorted({*range(0, steps, 10), steps - 1}):
+        ours, plain = losses[step]
+        print_row(f"step {step}", f"{ours:.6f}", f"{plain:.6f}", f"{abs(ours - plain):.1e}", "")
+    largest = max(abs(ours - plain) for ours, plain in losses)
+    print_row(f"largest of {steps} steps", "", "", f"{largest:.1e}", "under 1e-3")
+
+
+def ladder(s: Settings) -> Iterator[tuple[str, Make]]:
+    """The lessons on speed; each rung switches on one thing more than the one before."""
+    s = replace(s, dtype="float32", compile=0, vocab_size=N_VOCAB)
+    yield "float32", partial(peers.plain_step, s, tf32=False, flash=False)
+    yield "TF32", partial(peers.plain_step, s, flash=False)
+    s = replace(s, dtype="bfloat16")
+    yield "bfloat16", partial(peers.plain_step, s, flash=False)
+    s = replace(s, compile=1)
+    yield "torch.compile", partial(peers.plain_step, s, flash=False)
+    yield "flash attention", partial(peers.plain_step, s)
+    s = replace(s, vocab_size=Settings.vocab_size)
+    yield f"vocabulary of {s.vocab_size}", partial(peers.plain_step, s)
+    yield "fused AdamW", partial(peers.plain_step, s, fused=True)
+    yield "loss in chunks: train_gpt2.py", partial(our_step, s)
+
+
+def print_speed(name: str, s: Settings, make: Make, turns: int) -> None:
+    """A row: milliseconds per step, tokens per second, share of the peak, memory."""
+    try:
+        [side] = take_turns(turns, make, warm_ups=3)
+    except torch.OutOfMemoryError:
+        print_row(name, "out of memory", "", "", "")
+        return
+    seconds, tokens = median(turn.seconds for turn in side), s.B * s.T
+    with torch.device("meta"):
+        flops = flops_per_token(start_model(s)) * tokens / seconds
+    peak = peak_flops(s.device.partition(":")[0])
+    gigabytes = max(turn.peak_bytes for turn in side) / 1e9
+    print_row(name, f"{seconds * 1000:.1f}", f"{tokens / seconds:,.0f}",
+              f"{flops / peak:.1%}" if peak else "", f"{gigabytes:.1f} GB")
+
+
+def gpu_tables(bench: Bench) -> None:
+    """Our step at several sizes, and the ladder at one."""
+    columns = "ms/step", "tok/s", "MFU", "peak memory"
+    print_head("124M, B x T", *columns)
+    for B in (8, 16, 32, 64):
+        s = bench.settings(B, 1024, **GPT2)
+        print_speed(f"{B} x 1024", s, partial(our_step, s), 4 * bench.pairs)
+    s = bench.gpt2()
+    print_head(f"ladder, 124M, {s.B} x {s.T}", *columns)
+    for name, make in ladder(s):
+        print_speed(name, s, make, 4 * bench.pairs)
+
+
+# ---------- Data -----------------------------------------------------------------------
+
+
+def hundred_batches(s: Settings) -> Run:
+    loader = DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    return lambda: [loader.next_batch() for _ in range(100)] and None
+
+
+def data(bench: Bench, num_tokens: int = 100_000_000) -> None:
+    """The loader: its share of a step, and how soon its first batch is there."""
+    tokens = np.random.default_rng(1337).integers(0, N_VOCAB, num_tokens, dtype=np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "edufineweb_train_000000.npy"), tokens)
+        s = bench.small(data_root=folder)
+        sides = take_turns(bench.pairs, partial(hundred_batches, s), partial(our_step, s))
+        opening = []
+        for _ in range(bench.pairs):
+            start = time.perf_counter()
+            DataLoaderLite(s.B, s.T, data_root=folder).next_batch()
+            opening.append(time.perf_counter() - start)
+    ms = [[1000 * turn.seconds for turn in side] for side in sides]
+    compare("next_batch; a step of the small model", "ms", [x / 100 for x in ms[0]], ms[1],
+            "under 0.01")
+    what = f"first batch of a shard of {num_tokens:,} tokens"
+    print_row(what, f"{number(median(opening))} s", "", "", "0.1 s")
+
+
+def our_shards(files: dict[Path, int], out: Path, shard_size: int, kind: type) -> Run:
+    """fineweb.py with one of its encoders; returns the number of documents."""
+    encode, threads = kind(get_encoding()), os.cpu_count() or 1
+    out.mkdir()
+
+    def run() -> int:
+        progress = fineweb.Progress({}, shard_size)
+        fineweb.write_shards(files, out, progress, None, encode, threads, lambda *_: None)
+        return progress.documents
+
+    return run
+
+
+def write_documents(folder: Path, megabytes: float) -> None:
+    """A parquet file of documents like the web's in length: paragraphs of input.txt, shuffled."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rng, documents, size = random.Random(1337), [], 0
+    paragraphs = TEXT.read_text(encoding="utf-8").split("\n\n")
+    while size < megabytes * 1e6:
+        documents.append("\n\n".join(rng.sample(paragraphs, 20)))
+        size += len(documents[-1])
+    table = pyarrow.table({"text": documents})
+    pyarrow.parquet.write_table(table, folder / "made.parquet", row_group_size=1000)
+
+
+def tokenize(bench: Bench, megabytes: float = 33) -> None:
+    """fineweb.py from documents to shards, with gigatoken and without."""
+    kinds = {fineweb.Tiktoken: "at least 1.5", fineweb.Gigatoken: "at least 5"}
+    if not importlib.util.find_spec("gigatoken"):
+        print_row("tokenize with gigatoken", "not measured: not installed", "", "", "")
+        del kinds[fineweb.Gigatoken]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if bench.source is None:
+            write_documents(folder, megabytes)
+        files = fineweb.find_files(bench.source or name)
+        shard_size = max(1, sum(files.values()) // 16)  # a handful of shards
+        makes = [partial(our_shards, files, folder / kind.name, shard_size, kind) for kind in kinds]
+        plain = partial(peers.plain_shards, files, folder / "plain", shard_size)
+        *sides, theirs = take_turns(bench.pairs, *makes, plain)
+        documents = sides[0][0].value
+        shards = [path.name for path in (folder / "plain").iterdir()]
+        for (kind, target), side in zip(kinds.items(), sides):
+            what = f"{documents:,} documents with {kind.name}; tiktoken in Pool(cpus // 2)"
+            compare(what, "documents/s", *rates(documents, side, theirs), target)
+            folders = folder / kind.name, folder / "plain"
+            same, *_ = filecmp.cmpfiles(*folders, shards, shallow=False)
+            verdict = "the same bytes" if len(same) == len(shards) else "other bytes"
+            print_row(f"their {len(shards)} shards", "", "", verdict, "the same bytes")
+
+
+# ---------- HellaSwag and samples ------------------------------------------------------
+
+
+def load_hellaswag(data: str | None, num: int) -> list[dict[str, Any]]:
+    """`num` examples of the file, of the validation set if it is there, or of the tests'."""
+    path = Path(data) if data else HERE / "hellaswag" / "hellaswag_val.jsonl"
+    if not data and not path.exists():
+        path = HERE / "tests" / "data" / "hellaswag_8.jsonl"
+    return list(islice(cycle(hellaswag.load_examples(path)), num))
+
+
+def our_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
+    """hellaswag.py; returns how many are right, by acc and by acc_norm."""
+    compute, model, encoding = start_compute(s.device, s.dtype), new_model(s), get_encoding()
+
+    def run() -> tuple[int, int]:
+        with compute.autocast():
+            return hellaswag.evaluate(model, examples, encoding, compute.device)
+
+    return run
+
+
+def score_hellaswag(bench: Bench, num: int = 32) -> None:
+    """HellaSwag in batches against one example per forward."""
+    s, examples = replace(bench.gpt2(), T=1024), load_hellaswag(bench.data, num)
+    makes = our_scoring, peers.plain_scoring
+    sides = take_turns(bench.pairs, *(partial(make, s, examples) for make in makes))
+    what = f"HellaSwag, 124M, {s.dtype}; one example per forward"
+    compare(what, "examples/s", *rates(num, *sides), "at least 2.3")
+    if s.dtype != "float32":
+        s = replace(s, dtype="float32")
+        sides = take_turns(1, *(partial(make, s, examples) for make in makes), warm_ups=0)
+    ours, theirs = (str(side[0].value) for side in sides)
+    verdict = "the same" if ours == theirs else "different"
+    print_row(f"right of {num}, float32: acc, acc_norm", ours, theirs, verdict, "the same")
+
+
+def our_samples(s: Settings, new_tokens: int) -> Run:
+    """Four rows of train_gpt2.py's generate."""
+    compute, model, idx = start_compute(s.device, s.dtype), new_model(s), peers.prompt(s)
+
+    def run() -> torch.Tensor:
+        with compute.autocast():
+            return model.generate(idx, new_tokens).cpu()
+
+    return run
+
+
+def generate(bench: Bench, new_tokens: int = 64) -> None:
+    """Sampling: ours, without a cache so far, the plain loop, and transformers with its cache."""
+    s = bench.gpt2()
+    makes = our_samples, peers.plain_samples, peers.transformers_samples
+    sides = take_turns(bench.pairs, *(partial(make, s, new_tokens) for make in makes))
+    sides = rates(4 * new_tokens, *sides)
+    for name, theirs in zip(("plain loop", "transformers with its cache"), sides[1:]):
+        what = f"generate 4 x {new_tokens} tokens, 124M, {s.dtype}; {name}"
+        compare(what, "tok/s", sides[0], theirs, "")
+
+
+# ---------- Starting -------------------------------------------------------------------
+
+
+def seconds_to(*argv: str) -> float:
+    """From the start of python to its first line of output, or to its end."""
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, *argv], cwd=HERE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        seconds = time.perf_counter() - start
+        process.kill()
+    return seconds
+
+
+def start(bench: Bench) -> None:
+    """How long train_gpt2.py takes to say its first line."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = "train_gpt2.py", "--max_steps", "0", "--log_dir", folder
+        pairs = [(seconds_to(*ours), seconds_to("-c", "import torch; print(1, flush=True)"))
+                 for _ in range(1 + bench.pairs)]
+    what = "train_gpt2.py's first line; import torch"
+    compare(what, "s", *map(list, zip(*pairs[1:])), "at most 1.5")
+
+
+# ---------- The command line -----------------------------------------------------------
+
+COMMANDS = dict(train=train, memory=memory, data=data, tokenize=tokenize,
+                hellaswag=score_hellaswag, generate=generate, start=start)
+
+
+def device_name(device_type: str) -> str:
+    if device_type == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = fineweb.Parser(description="Measure this project against what one would pick instead.")
+    parser.add_argument("what", nargs="?", default="all", choices=[*COMMANDS, "all"])
+    parser.add_argument("--pairs", type=fineweb.positive, default=5, help="turns of each side")
+    parser.add_argument("--source", help="tokenize: a folder of .parquet or .jsonl files")
+    parser.add_argument("--data", help="hellaswag: a hellaswag_val.jsonl")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line; `argv` without the program's name. UserError -> one line, exit code 2."""
+    with one_line_errors():
+        args = parse_args(argv)
+        compute = start_compute(pick_device(), None)
+        print(f"{device_name(compute.device_type)}, {compute.dtype}, {torch.get_num_threads()}"
+              f" threads, torch {torch.__version__}, medians of {args.pairs} pairs", flush=True)
+        everything = COMMANDS.keys() - {"memory"}  # which is in train's table, too
+        for name in COMMANDS:
+            if name not in (everything if args.what == "all" else [args.what]):
+                continue
+            print_head(f"{name}: ours; theirs", "ours", "theirs", "ours / theirs", "target")
+            COMMANDS[name](Bench(compute, args.pairs, args.source, args.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""
+What bench.py measures this project against.
+
+The plain form is what a lecture starts from, and what the well-known one-file trainers do:
+eager, all logits at once, AdamW that is not fused; for HellaSwag one example per forward, for
+samples no cache, for tokens one process of tiktoken per two cores. The other peer is Hugging
+Face's transformers. Each function prepares a side and returns its Run, one turn of it.
+"""
+import math
+import multiprocessing
+import os
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+import fineweb
+import hellaswag
+from tokenizer import EOT, get_encoding
+from train_gpt2 import GPT, DataLoaderLite, GPTConfig, Settings, get_lr, start_compute, start_model
+
+Run = Callable[[], Any]
+
+# ---------- Models ---------------------------------------------------------------------
+
+
+class PlainGPT(nn.Module):
+    """GPT-2 as one writes it first; its weights have the names of train_gpt2.GPT's."""
+
+    def __init__(self, config: GPTConfig, flash: bool):
+        super().__init__()
+        self.config, self.flash, C = config, flash, config.n_embd
+        embeddings = dict(wte=nn.Embedding(config.vocab_size, C),
+                          wpe=nn.Embedding(config.block_size, C))
+        blocks = nn.ModuleList(self.block(C) for _ in range(config.n_layer))
+        self.transformer = nn.ModuleDict({**embeddings, "h": blocks, "ln_f": nn.LayerNorm(C)})
+        self.lm_head = nn.Linear(C, config.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight
+
+    @staticmethod
+    def block(C: int) -> nn.ModuleDict:
+        attn = nn.ModuleDict(dict(c_attn=nn.Linear(C, 3 * C), c_proj=nn.Linear(C, C)))
+        mlp = nn.ModuleDict(dict(c_fc=nn.Linear(C, 4 * C), c_proj=nn.Linear(4 * C, C)))
+        return nn.ModuleDict(dict(ln_1=nn.LayerNorm(C), attn=attn, ln_2=nn.LayerNorm(C), mlp=mlp))
+
+    def attend(self, x: torch.Tensor, attn: nn.ModuleDict) -> torch.Tensor:
+        B, T, C = x.shape
+        heads = B, T, self.config.n_head, C // self.config.n_head
+        q, k, v = (part.view(heads).transpose(1, 2) for part in attn.c_attn(x).split(C, dim=2))
+        if self.flash:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(k.size(-1))  # (B, nh, T, T)
+            future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
+            y = F.softmax(scores.masked_fill(future, float("-inf")), dim=-1) @ v
+        return attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) -> all the logits, (B, T, vocab_size)."""
+        pos = torch.arange(idx.size(1), device=idx.device)
+        x = self.transformer.wte(idx) + self.transformer.wpe(pos)
+        for block in self.transformer.h:
+            x = x + self.attend(block.ln_1(x), block.attn)
+            hidden = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate="tanh")
+            x = x + block.mlp.c_proj(hidden)
+        return self.lm_head(self.transformer.ln_f(x))
+
+
+def new_model(s: Settings) -> GPT:
+    """The same weights in every process."""
+    torch.manual_seed(s.seed)
+    return start_model(s).to(s.device)
+
+
+def plain_model(s: Settings, flash: bool = True) -> PlainGPT:
+    """Our weights in the plain form."""
+    ours = new_model(s)
+    model = PlainGPT(ours.config, flash).to(s.device)
+    model.load_state_dict(ours.state_dict())
+    return model
+
+
+def transformers_model(s: Settings) -> nn.Module:
+    """A new GPT-2 of Hugging Face's, without dropout, as ours is."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=s.vocab_size, n_positions=s.T, n_layer=s.n_layer, n_head=s.n_head,
+        n_embd=s.n_embd, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=None, eos_token_id=None,
+    )
+    return GPT2LMHeadModel(config).to(s.device)
+
+
+# ---------- Training steps -------------------------------------------------------------
+
+
+def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool = False) -> Run:
+    """A step of the plain form from the same weights on the same batches; returns the loss."""
+    compute = start_compute(s.device, s.dtype)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    model, loader = plain_model(s, flash), DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        groups, betas=(0.9, 0.95), weight_decay=s.weight_decay, fused=fused
+    )
+    forward = torch.compile(model) if s.compile else model
+    lrs = (get_lr(step, s) for step in count())
+
+    def run() -> float:
+        x, y = compute.to_device(*loader.next_batch())
+        optimizer.zero_grad()
+        with compute.autocast():
+            loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
+        lr = next(lrs)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def transformers_step(s: Settings) -> Run:
+    """A step as their Trainer takes it by default: fused AdamW, the loss from `labels`."""
+    compute = start_compute(s.device, s.dtype)
+    model, loader = transformers_model(s).train(), DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=s.max_lr, fused=True)
+
+    def run() -> float:
+        x, _ = compute.to_device(*loader.next_batch())
+        with compute.autocast():
+            loss = model(input_ids=x, labels=x).loss  # they shift the labels themselves
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
+        optimizer.step()
+        model.zero_grad()
+        return loss.item()
+
+    return run
+
+
+# ---------- Tokens, HellaSwag, samples ---------------------------------------------------
+
+
+@lru_cache
+def cached_encoding() -> Any:
+    return get_encoding()
+
+
+def encode_plainly(text: str) -> np.ndarray:
+    tokens = np.array([EOT] + cached_encoding().encode_ordinary(text))
+    assert (tokens >= 0).all() and (tokens < 2**16).all()
+    return tokens.astype(np.uint16)
+
+
+def plain_shards(files: dict[Path, int], out: Path, shard_size: int) -> Run:
+    """The well-known way: processes that send back an array for each document."""
+    processes = max(1, (os.cpu_count() or 1) // 2)
+    pool = multiprocessing.Pool(processes, initializer=cached_encoding)
+    pool.map(encode_plainly, [""] * processes)  # ready before the clock starts
+    out.mkdir()
+
+    def run() -> None:
+        shard, filled, index = np.empty(shard_size, dtype=np.uint16), 0, 0
+        texts = (text for chunk in fineweb.read_chunks(files) for text in chunk.texts)
+        for tokens in pool.imap(encode_plainly, texts, chunksize=16):
+            while filled + len(tokens) >= shard_size:
+                shard[filled:], tokens = np.split(tokens, [shard_size - filled])
+                np.save(fineweb.shard_path(out, index), shard)
+                filled, index = 0, index + 1
+            shard[filled : filled + len(tokens)] = tokens
+            filled += len(tokens)
+        if filled:
+            np.save(fineweb.shard_path(out, index), shard[:filled])
+
+    return run
+
+
+def plain_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
+    """One example, four rows, per forward, the loss at all positions; returns the same."""
+    compute, model, encoding = start_compute(s.device, s.dtype), plain_model(s), get_encoding()
+
+    @torch.no_grad()
+    def is_right(example: dict[str, Any]) -> tuple[bool, bool]:
+        context, endings, label = hellaswag.render(example, encoding)
+        tokens = torch.zeros(4, len(context) + max(map(len, endings)), dtype=torch.long)
+        mask = torch.zeros(tokens.shape)  # 1 for an ending's tokens
+        for row, ending in enumerate(endings):
+            end = len(context) + len(ending)
+            tokens[row, :end] = torch.tensor(context + ending)
+            mask[row, len(context) : end] = 1
+        tokens, mask = compute.to_device(tokens, mask[:, 1:])
+        with compute.autocast():
+            logits = model(tokens)[:, :-1].flatten(0, 1)
+            losses = F.cross_entropy(logits.float(), tokens[:, 1:].flatten(), reduction="none")
+        sums = (losses.view(4, -1) * mask).sum(1)
+        return sums.argmin().item() == label, (sums / mask.sum(1)).argmin().item() == label
+
+    return lambda: tuple(map(sum, zip(*map(is_right, examples))))
+
+
+def prompt(s: Settings) -> torch.Tensor:
+    return torch.arange(32, device=s.device).repeat(4, 1)  # (4, 32)
+
+
+def plain_samples(s: Settings, new_tokens: int) -> Run:
+    """All logits of all positions again and again, for the last one's sake."""
+    compute, model, start = start_compute(s.device, s.dtype), plain_model(s), prompt(s)
+
+    @torch.no_grad()
+    def run() -> torch.Tensor:
+        idx = start
+        with compute.autocast():
+            for _ in range(new_tokens):
+                top, ids = torch.topk(F.softmax(model(idx)[:, -1, :], dim=-1), 50, dim=-1)
+                idx = torch.cat((idx, ids.gather(-1, torch.multinomial(top, 1))), dim=1)
+        return idx.cpu()
+
+    return run
+
+
+def transformers_samples(s: Settings, new_tokens: int) -> Run:
+    """Their generate, with its cache of keys and values."""
+    compute, model = start_compute(s.device, s.dtype), transformers_model(s).eval()
+    start = prompt(s)
+    options = dict(max_new_tokens=new_tokens, do_sample=True, top_k=50, pad_token_id=EOT)
+
+    def run() -> torch.Tensor:
+        with compute.autocast():
+            return model.generate(start, attention_mask=torch.ones_like(start), **options).cpu()
+
+    return run
