@@ -2,7 +2,7 @@
 Measure this project against what you would pick instead, on your machine, in one run.
 
     python bench.py                    # everything; takes its time on a CPU
-    python bench.py train              # or: memory data tokenize hellaswag generate start
+    python bench.py train              # or: loss memory data tokenize hellaswag generate start
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
@@ -35,6 +35,7 @@ import torch
 import fineweb
 import hellaswag
 import peers
+from cross_entropy import chunked_cross_entropy
 from errors import UserError, one_line_errors
 from hardware import flops_per_token, has_bfloat16, peak_flops
 from peers import Run, new_model
@@ -157,9 +158,13 @@ def rates(amount: int, *sides: list[Turn]) -> list[list[float]]:
 # ---------- Training steps -------------------------------------------------------------
 
 
+def large_pages() -> None:
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train_gpt2.main does
+
+
 def our_step(s: Settings) -> Run:
     """A step of train_gpt2.py; returns the loss."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train_gpt2.main does
+    large_pages()
     compute = start_compute(s.device, s.dtype)
     raw_model, loader = new_model(s), DataLoaderLite(s.B, s.T, data_root=s.data_root)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
@@ -235,6 +240,28 @@ def train(bench: Bench) -> None:
 def memory(bench: Bench) -> None:
     """The peak memory of a step alone."""
     compare_gpt2(bench, None, "at most 0.5")
+
+
+def our_head(s: Settings) -> Run:
+    large_pages()
+    return peers.head(s, chunked_cross_entropy)
+
+
+def matmuls(s: Settings) -> Run:
+    large_pages()
+    return peers.three_matmuls(s)
+
+
+def loss(bench: Bench) -> None:
+    """The head and its loss alone, forward and backward: what is there beside the matmuls?"""
+    for s in (bench.small(), bench.gpt2()):
+        makes = our_head, peers.plain_head, matmuls
+        sides = take_turns(2 * bench.pairs, *(partial(make, s) for make in makes))
+        ours, *others = ([1000 * turn.seconds for turn in side] for side in sides)
+        for name, theirs, target in zip(("plain form", "its three matmuls"), others,
+                                        ("under 1", "at most 1.3")):
+            what = f"head and loss, {s.B * s.T} rows of {s.n_embd}, {s.dtype}; {name}"
+            compare(what, "ms", ours, theirs, target)
 
 
 def compare_losses(s: Settings, steps: int) -> None:
@@ -462,7 +489,7 @@ def start(bench: Bench) -> None:
 
 # ---------- The command line -----------------------------------------------------------
 
-COMMANDS = dict(train=train, memory=memory, data=data, tokenize=tokenize,
+COMMANDS = dict(train=train, loss=loss, memory=memory, data=data, tokenize=tokenize,
                 hellaswag=score_hellaswag, generate=generate, start=start)
 
 

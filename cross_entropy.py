@@ -10,13 +10,27 @@ ROWS_CPU = 256  # 51 MB of fp32 logits at vocab 50304: near a cache, and still g
 ROWS_GPU = 8192  # enough to keep a GPU busy
 
 
+def add_matmul(
+    total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, is_first: bool
+) -> None:
+    """total += scale * a @ b, summed in total's dtype; the first time total holds no number yet."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b, beta=0.0 if is_first else 1.0, alpha=scale)
+    elif is_first:
+        total.copy_(a @ b).mul_(scale)
+    else:
+        total.add_(a @ b, alpha=scale)
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of x @ weight.T against targets, without ever holding all logits.
 
     The logits of `rows` positions at a time are turned, in one reused fp32 buffer, into
-    log-probabilities and on into the gradient of the loss, which two matmuls carry to x
-    and to the weight at once: the forward pass leaves nothing to do but scale by the
-    gradient that arrives from above.
+    probabilities and on into the gradient of the loss, which two matmuls carry to x and to
+    the weight at once: the forward pass leaves nothing to do but scale by the gradient that
+    arrives from above. Each logit meets the exponential function once: the loss needs only
+    the target's logit and the logarithm of the softmax's denominator, and the most likely
+    token gives that away, its probability being exp(highest - logsumexp).
     """
 
     @staticmethod
@@ -29,25 +43,23 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         logits_buffer = buffer if dtype == torch.float32 else torch.empty_like(buffer, dtype=dtype)
         if need_grad:
             dx = torch.empty_like(x)
-            dweight = torch.zeros(weight.shape, dtype=weight_dtype, device=x.device)
+            dweight = torch.empty(weight.shape, dtype=weight_dtype, device=x.device)
         for start in range(0, N, rows):
             chunk, target = x[start : start + rows], targets[start : start + rows]
             logits, probs = logits_buffer[: len(chunk)], buffer[: len(chunk)]
             torch.mm(chunk, weight.t(), out=logits)
-            torch.log_softmax(logits, dim=1, dtype=torch.float32, out=probs)
-            logprob = probs.gather(1, target)
-            loss -= logprob.sum()
+            highest, target_logit = logits.amax(1), logits.gather(1, target).squeeze(1)
+            torch.softmax(logits, dim=1, dtype=torch.float32, out=probs)
+            logsumexp = highest - probs.amax(1).log()
+            loss += (logsumexp - target_logit).sum()
             if need_grad:
-                probs.exp_().scatter_(1, target, logprob.exp() - 1)  # softmax - one_hot
-                if logits is not probs:
+                probs.scatter_(1, target, probs.gather(1, target) - 1)  # softmax - one_hot
+                if logits.dtype != probs.dtype:
                     logits.copy_(probs)
                 torch.mm(logits, weight, out=dx[start : start + rows])
-                if dtype == weight_dtype:
-                    dweight.addmm_(logits.t(), chunk)
-                else:  # sum the chunks in fp32
-                    dweight += logits.t() @ chunk
+                add_matmul(dweight, logits.t(), chunk, scale=1 / N, is_first=start == 0)
         if need_grad:
-            ctx.save_for_backward(dx.to(x_dtype).div_(N), dweight.div_(N))
+            ctx.save_for_backward(dx.to(x_dtype).div_(N), dweight)
         return loss / N
 
     @staticmethod

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import fineweb
 import hellaswag
-from tokenizer import EOT, get_encoding
+from tokenizer import EOT, N_VOCAB, get_encoding
 from train_gpt2 import GPT, DataLoaderLite, GPTConfig, Settings, get_lr, start_compute, start_model
 
 Run = Callable[[], Any]
@@ -145,6 +145,48 @@ def transformers_step(s: Settings) -> Run:
         optimizer.step()
         model.zero_grad()
         return loss.item()
+
+    return run
+
+
+# ---------- The head and its loss ----------------------------------------------------------
+
+
+def head_problem(s: Settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the head and its loss are given in a step: x, the weight, the targets."""
+    torch.manual_seed(s.seed)
+    x = torch.randn(s.B * s.T, s.n_embd, device=s.device)
+    weight = 0.02 * torch.randn(s.vocab_size, s.n_embd, device=s.device)
+    return x, weight, torch.randint(N_VOCAB, (s.B * s.T,), device=s.device)
+
+
+def head(s: Settings, cross_entropy: Callable[..., torch.Tensor]) -> Run:
+    """Forward and backward of a loss of (x, weight, targets); returns the loss."""
+    compute, (x, weight, targets) = start_compute(s.device, s.dtype), head_problem(s)
+    leaves = x.requires_grad_(), weight.requires_grad_()
+
+    def run() -> float:
+        with compute.autocast():
+            loss = cross_entropy(*leaves, targets)
+        torch.autograd.grad(loss, leaves)
+        return loss.item()
+
+    return run
+
+
+def plain_head(s: Settings) -> Run:
+    return head(s, lambda x, weight, targets: F.cross_entropy(F.linear(x, weight), targets))
+
+
+def three_matmuls(s: Settings) -> Run:
+    """The logits, and what two matmuls make of them: no less is possible."""
+    compute, (x, weight, _) = start_compute(s.device, s.dtype), head_problem(s)
+    x, weight = x.to(compute.dtype), weight.to(compute.dtype)
+
+    def run() -> None:
+        logits = x @ weight.t()
+        logits @ weight, logits.t() @ x
+        compute.synchronize()
 
     return run
 

@@ -142,6 +142,24 @@ def test_out_of_memory_is_a_row(tiny, monkeypatch, capsys):
     assert rows(capsys.readouterr().out)[0][:2] == ["64 x 1024", "out of memory"]
 
 
+def test_the_head_alone_is_ours_theirs_and_the_matmuls(tiny, monkeypatch, capsys):
+    losses = []
+
+    def in_this_process(num, *makes):
+        losses.append([make()() for make in makes])
+        return [[Turn(s, 0, None)] * num for s in (0.3, 0.4, 0.2)]
+
+    monkeypatch.setattr(bench, "take_turns", in_this_process)
+    monkeypatch.setattr(Bench, "small", lambda _: tiny)
+    monkeypatch.setattr(Bench, "gpt2", lambda _: replace(tiny, B=1))
+    bench.loss(Bench(Compute("cpu"), 3))
+    for ours, plain, matmuls in losses:
+        assert ours == pytest.approx(plain, rel=1e-5) and matmuls is None
+    table = rows(capsys.readouterr().out)
+    assert [row[3] for row in table] == ["0.75", "1.5"] * 2
+    assert table[0][0] == "head and loss, 32 rows of 32, float32; plain form"
+
+
 def test_plain_scoring_answers_as_ours(tiny):
     s, examples = replace(tiny, T=128), bench.load_hellaswag(None, 10)
     assert examples[8:] == examples[:2]  # eight, again and again

@@ -61,26 +61,38 @@ def test_without_gradients_only_the_loss_is_computed():
     torch.testing.assert_close(loss, plain(x, weight, targets).detach())
 
 
-def largest_tensor(loss_function) -> int:
-    """Elements of the largest tensor that forward and backward make."""
+def outputs(loss_function) -> list[tuple[str, int]]:
+    """Each operation of forward and backward, and how many numbers it gives out."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Watch(TorchDispatchMode):
-        largest = 0
+    seen = []
 
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             if isinstance(out, torch.Tensor):
-                self.largest = max(self.largest, out.numel())
+                seen.append((function.overloadpacket.__name__, out.numel()))
             return out
 
     x, weight, targets = problem(4096)
-    with Watch() as watch:
+    with Watch():
         loss_function(x, weight, targets).backward()
-    return watch.largest
+    return seen
+
+
+def largest_tensor(loss_function) -> int:
+    return max(size for _, size in outputs(loss_function))
 
 
 def test_no_tensor_of_all_logits_exists():
     whole, chunked = largest_tensor(plain), largest_tensor(chunked_cross_entropy)
     print(f"largest tensor: {whole:,} numbers in one piece, {chunked:,} in chunks")
     assert whole == 4096 * 211 and chunked <= 4096 * 24
+
+
+def test_each_logit_is_exponentiated_once_and_nothing_is_filled_with_zeros():
+    seen = outputs(chunked_cross_entropy)
+    exponentials = "softmax", "log_softmax", "exp", "exp_", "logsumexp"
+    assert sum(size for name, size in seen if name in exponentials) == 4096 * 211
+    zeros = "zeros", "zeros_like", "zero_", "fill_", "new_zeros"
+    assert max(size for name, size in seen if name in zeros) == 1  # the loss
