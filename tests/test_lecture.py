@@ -126,6 +126,34 @@ def test_a_run_that_fails_fails_the_lesson_whatever_it_printed(three, capfd):
     assert "Run: exit status 1" in shown and "ZeroDivisionError" in shown
 
 
+def test_what_fails_is_tried_once_more(three, tmp_path, capfd):
+    tries = tmp_path / "tries"
+    command = f"echo try >> {tries}; cat {tries} | wc -l"
+    commit(three, "lesson 04: too busy at first", {}, run=command, expect=r"^ *2$")
+    assert lecture.main(["check", "4"], three) == 0
+    assert lines(capfd)[0].endswith("too busy at first  (at the second try)")
+    assert lecture.main(["check", "4"], three) == 1  # 3 and 4: it is not tried for ever
+    assert "    | 4" in [line.replace("|    ", "|") for line in lines(capfd)]
+
+
+def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
+    rest = "".join(f"# {i}\n" for i in range(20))
+    commit(repo, "lesson 01: a wrong loss", {"a.py": f"{rest}print('loss:', 9)\n# end\n"})
+    commit(repo, "lesson 02: more of it", {"a.py": f"# more\n{rest}print('loss:', 9)\n# end\n"})
+    corrected = f"# more\n{rest}print('loss:', 0.25)\n# end\n"
+    assert lecture.main(["check"], repo) == 1
+    commit(repo, "lesson 03: the loss", {"a.py": corrected, "tests/test_a.py": PROOF},
+           expect="^loss: 0[.]2\nCorrects: 1..2")
+    capfd.readouterr()
+    assert lecture.main(["check"], repo) == 0
+    told = [line.partition("s  ")[2] for line in lines(capfd)]
+    note = "  (corrected by 3)"
+    assert told[:3] == [f"a wrong loss{note}", f"more of it{note}", "the loss"]
+    assert lecture.main(["1"], repo) == 0
+    assert lines(capfd)[0] == "[lesson 3 corrects this one: the loss]"
+    assert no_worktree_left(repo)
+
+
 def test_a_run_that_hangs_is_stopped_with_its_children(three, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(lecture, "LIMIT_SECONDS", 0.5)
     beats = tmp_path / "beats"
@@ -165,6 +193,7 @@ def test_newest_first_until_the_minutes_are_used(three, capfd):
     ({"why": ""}, "message: needs one line 'Why: ...', has 0"),
     ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
     ({"expect": "loss: ("}, "message: Expect: is no regular expression"),
+    ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is no range like 24..36"),
     ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
 ])
 def test_the_form_of_the_message(repo, capfd, change, complaint):
