@@ -733,6 +733,7 @@ def run(argv: list[str] | None) -> None:
             ) from error
     finally:
         if compute.world_size > 1:
+            time.sleep(0.1)  # gloo's threads need Python once more, to drop what they summed
             dist.destroy_process_group()
 
 

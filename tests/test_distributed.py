@@ -1,11 +1,14 @@
 """One process against several, on the CPU."""
 import os
 import shutil
+import threading
+import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
+import train_gpt2
 from tiny import ROOT, TINY_FLAGS, losses, run, tiny_model
 from train_gpt2 import Compute, distribute, train_step
 
@@ -48,6 +51,19 @@ def test_a_user_s_mistake_is_told_once_by_rank_0():
     result = run(*FLAGS, "--B", "3", processes=2)
     assert result.stderr.count("error: --total_batch_size 512") == 1
     assert "exitcode  : 2" in result.stderr  # torchrun's own report
+
+
+def test_threads_of_the_group_get_python_once_more_before_it_ends(monkeypatch):
+    dropped, seen = threading.Event(), []
+
+    def train(s, compute):  # leaves a thread behind that wants Python a moment later
+        threading.Thread(target=lambda: (time.sleep(0.01), dropped.set())).start()
+
+    monkeypatch.setattr(train_gpt2, "start_compute", lambda *_: Compute("cpu", world_size=2))
+    monkeypatch.setattr(train_gpt2, "train", train)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append(dropped.is_set()))
+    train_gpt2.run([*FLAGS, "--B", "4"])
+    assert seen == [True]
 
 
 class Rows:
