@@ -2,18 +2,43 @@
 
 (B * T, vocab) logits are the largest tensor of a training step by far, and their fp32
 copies, log-probabilities and gradients are as large again. Nobody needs them all at once:
-a few rows can go all the way from logits to loss to gradient in one buffer.
+some rows can go all the way from logits to loss to gradient, each step over the last one.
 """
 import torch
 
-ROWS_CPU = 256  # 51 MB of fp32 logits at vocab 50304: near a cache, and still good matmuls
-ROWS_GPU = 8192  # enough to keep a GPU busy
+# ROWS: bfloat16 logits that exist at once, half as many in fp32. TILE: of these, the rows that
+# become loss and gradient at a time, in fp32, without leaving the cache.
+ROWS_CPU, TILE_CPU = 1024, 64  # at vocab 50304 103 MB and 13 MB
+ROWS_GPU, TILE_GPU = 8192, 8192  # enough to keep a GPU busy
+
+
+def loss_to_gradient(
+    logits: torch.Tensor, target: torch.Tensor, buffer: torch.Tensor | None, need_grad: bool
+) -> torch.Tensor:
+    """The sum of the losses of logits (n, vocab), given targets (n, 1).
+
+    With need_grad the logits become its gradient, softmax - one_hot. All is done in fp32: over
+    the logits themselves where buffer is None, else in the buffer (n or more, vocab).
+
+    Each logit meets the exponential function once: the loss needs only the target's logit and
+    the logarithm of the softmax's denominator, and the most likely token gives that away, its
+    probability being exp(highest - logsumexp).
+    """
+    tile = logits if buffer is None else buffer[: len(logits)].copy_(logits)
+    highest, target_logit = tile.amax(1), tile.gather(1, target).squeeze(1)
+    torch.softmax(tile, dim=1, out=tile)
+    logsumexp = highest - tile.amax(1).log()
+    if need_grad:
+        tile.scatter_(1, target, tile.gather(1, target) - 1)
+        if tile is not logits:
+            logits.copy_(tile)
+    return (logsumexp - target_logit).sum()
 
 
 def add_matmul(
     total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, is_first: bool
 ) -> None:
-    """total += scale * a @ b, summed in total's dtype; the first time total holds no number yet."""
+    """total += scale * a @ b, summed in total's dtype; the first time total is uninitialised."""
     if a.dtype == total.dtype:
         total.addmm_(a, b, beta=0.0 if is_first else 1.0, alpha=scale)
     elif is_first:
@@ -23,39 +48,35 @@ def add_matmul(
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of x @ weight.T against targets, without ever holding all logits.
+    """Mean cross-entropy of x @ weight.T against targets, holding the logits of few rows.
 
-    The logits of `rows` positions at a time are turned, in one reused fp32 buffer, into
-    probabilities and on into the gradient of the loss, which two matmuls carry to x and to
-    the weight at once: the forward pass leaves nothing to do but scale by the gradient that
-    arrives from above. Each logit meets the exponential function once: the loss needs only
-    the target's logit and the logarithm of the softmax's denominator, and the most likely
-    token gives that away, its probability being exp(highest - logsumexp).
+    The logits of `rows` positions at a time are turned, a tile at a time and in place, into the
+    gradient of the loss, which two matmuls carry to x and to the weight at once: the forward
+    pass leaves nothing to do but scale by the gradient that arrives from above. The gradient
+    of the weight comes in `dtype` where one chunk is all; over several it is summed in the
+    weight's.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, targets, rows, dtype, need_grad):
+    def forward(ctx, x, weight, targets, rows, tile_rows, dtype, need_grad):
         """x (N, C), weight (vocab, C), targets (N) -> the loss, fp32; matmuls in `dtype`."""
         N, x_dtype, weight_dtype = x.size(0), x.dtype, weight.dtype
         x, weight, targets = x.to(dtype), weight.to(dtype), targets.unsqueeze(1)
         loss = torch.zeros((), device=x.device)
-        buffer = torch.empty(min(rows, N), weight.size(0), device=x.device)
-        logits_buffer = buffer if dtype == torch.float32 else torch.empty_like(buffer, dtype=dtype)
+        buffer = torch.empty(min(rows, N), weight.size(0), dtype=dtype, device=x.device)
+        fp32 = None
+        if dtype != torch.float32:
+            fp32 = torch.empty(min(tile_rows, N), weight.size(0), device=x.device)
         if need_grad:
             dx = torch.empty_like(x)
-            dweight = torch.empty(weight.shape, dtype=weight_dtype, device=x.device)
+            dweight = torch.empty_like(weight, dtype=dtype if N <= rows else weight_dtype)
         for start in range(0, N, rows):
-            chunk, target = x[start : start + rows], targets[start : start + rows]
-            logits, probs = logits_buffer[: len(chunk)], buffer[: len(chunk)]
-            torch.mm(chunk, weight.t(), out=logits)
-            highest, target_logit = logits.amax(1), logits.gather(1, target).squeeze(1)
-            torch.softmax(logits, dim=1, dtype=torch.float32, out=probs)
-            logsumexp = highest - probs.amax(1).log()
-            loss += (logsumexp - target_logit).sum()
+            chunk = x[start : start + rows]
+            logits = torch.mm(chunk, weight.t(), out=buffer[: len(chunk)])
+            target = targets[start : start + rows]
+            for tile in zip(logits.split(tile_rows), target.split(tile_rows)):
+                loss += loss_to_gradient(*tile, fp32, need_grad)
             if need_grad:
-                probs.scatter_(1, target, probs.gather(1, target) - 1)  # softmax - one_hot
-                if logits.dtype != probs.dtype:
-                    logits.copy_(probs)
                 torch.mm(logits, weight, out=dx[start : start + rows])
                 add_matmul(dweight, logits.t(), chunk, scale=1 / N, is_first=start == 0)
         if need_grad:
@@ -65,7 +86,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         dx, dweight = ctx.saved_tensors
-        return dx.mul_(grad), dweight.mul_(grad), None, None, None, None
+        return dx.mul_(grad), dweight.mul_(grad), None, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -75,6 +96,8 @@ def chunked_cross_entropy(
     device_type = x.device.type
     autocast = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
-    rows = ROWS_CPU if device_type == "cpu" else ROWS_GPU
+    rows, tile_rows = (ROWS_CPU, TILE_CPU) if device_type == "cpu" else (ROWS_GPU, TILE_GPU)
+    rows = max(1, 2 * rows // dtype.itemsize)
+    need_grad = torch.is_grad_enabled()
     with torch.autocast(device_type, enabled=False):
-        return ChunkedCrossEntropy.apply(x, weight, targets, rows, dtype, torch.is_grad_enabled())
+        return ChunkedCrossEntropy.apply(x, weight, targets, rows, tile_rows, dtype, need_grad)

@@ -166,7 +166,7 @@ class GPT(nn.Module):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Token ids (B, T) -> logits (B, T, vocab_size) and None.
 
-        Given targets (B, T): None and the mean loss; the logits never exist as a whole.
+        Given targets (B, T): None and the mean loss, from a chunk of the logits at a time.
         """
         x = self.hidden(idx)
         if targets is None:

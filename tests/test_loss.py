@@ -1,7 +1,10 @@
 """The loss in chunks against the loss in one piece."""
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cross_entropy
 from cross_entropy import chunked_cross_entropy
@@ -23,9 +26,15 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-@pytest.mark.parametrize("N", [1, 63, 64, 65, 200])
-def test_loss_and_gradients_equal_the_plain_form(monkeypatch, N):
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 64 rows in bfloat16, of 32 in fp32; tiles of 16."""
     monkeypatch.setattr(cross_entropy, "ROWS_CPU", 64)
+    monkeypatch.setattr(cross_entropy, "TILE_CPU", 16)
+
+
+@pytest.mark.parametrize("N", [1, 31, 32, 33, 200])
+def test_loss_and_gradients_equal_the_plain_form(small_chunks, N):
     x, weight, targets = problem(N)
     expected = plain(x, weight, targets)
     expected_grads = torch.autograd.grad(3.0 * expected, (x, weight))
@@ -35,9 +44,9 @@ def test_loss_and_gradients_equal_the_plain_form(monkeypatch, N):
     assert all(relative(g, e) < 1e-6 for g, e in zip(grads, expected_grads))
 
 
-def test_under_autocast_it_is_as_close_as_the_plain_form(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "ROWS_CPU", 64)
-    x, weight, targets = problem(200)
+@pytest.mark.parametrize("N", [64, 65, 200])
+def test_under_autocast_it_is_as_close_as_the_plain_form(small_chunks, N):
+    x, weight, targets = problem(N)
     exact = torch.autograd.grad(plain(x, weight, targets), (x, weight))
     with torch.autocast("cpu", torch.bfloat16):
         rough = torch.autograd.grad(plain(x, weight, targets), (x, weight))
@@ -61,38 +70,59 @@ def test_without_gradients_only_the_loss_is_computed():
     torch.testing.assert_close(loss, plain(x, weight, targets).detach())
 
 
-def outputs(loss_function) -> list[tuple[str, int]]:
-    """Each operation of forward and backward, and how many numbers it gives out."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+@dataclass
+class Output:
+    operation: str
+    dtype: torch.dtype
+    size: int
+    place: int  # in memory
 
-    seen = []
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            out = function(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                seen.append((function.overloadpacket.__name__, out.numel()))
-            return out
+class Watch(TorchDispatchMode):
+    """Sees what each operation gives out, forward and backward."""
 
-    x, weight, targets = problem(4096)
-    with Watch():
+    def __init__(self):
+        super().__init__()
+        self.outputs = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            name = function.overloadpacket.__name__
+            self.outputs.append(Output(name, out.dtype, out.numel(), out.data_ptr()))
+        return out
+
+
+def outputs(loss_function, N=4096) -> list[Output]:
+    x, weight, targets = problem(N)
+    with Watch() as watch:
         loss_function(x, weight, targets).backward()
-    return seen
+    return watch.outputs
 
 
 def largest_tensor(loss_function) -> int:
-    return max(size for _, size in outputs(loss_function))
+    return max(out.size for out in outputs(loss_function))
 
 
 def test_no_tensor_of_all_logits_exists():
     whole, chunked = largest_tensor(plain), largest_tensor(chunked_cross_entropy)
     print(f"largest tensor: {whole:,} numbers in one piece, {chunked:,} in chunks")
-    assert whole == 4096 * 211 and chunked <= 4096 * 24
+    assert whole == 4096 * 211 and chunked == whole // 8
+
+
+def test_in_bfloat16_only_a_tile_of_logits_is_fp32():
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = outputs(chunked_cross_entropy, N=1024)
+    logits = max(out.size for out in seen if out.dtype == torch.bfloat16)
+    tile = max(out.size for out in seen if out.operation == "softmax")
+    print(f"{logits // 211:,} rows of logits in bfloat16, {tile // 211} at a time in fp32")
+    assert logits == 1024 * 211 and tile == 64 * 211
+    assert max(out.size for out in seen if out.dtype == torch.float32) == 1024 * 24  # x
 
 
 def test_each_logit_is_exponentiated_once_and_nothing_is_filled_with_zeros():
     seen = outputs(chunked_cross_entropy)
     exponentials = "softmax", "log_softmax", "exp", "exp_", "logsumexp"
-    assert sum(size for name, size in seen if name in exponentials) == 4096 * 211
+    assert sum(out.size for out in seen if out.operation in exponentials) == 4096 * 211
     zeros = "zeros", "zeros_like", "zero_", "fill_", "new_zeros"
-    assert max(size for name, size in seen if name in zeros) == 1  # the loss
+    assert max(out.size for out in seen if out.operation in zeros) == 1  # the loss
