@@ -5,6 +5,7 @@ copies, log-probabilities and gradients are as large again. Nobody needs them al
 some rows can go all the way from logits to loss to gradient, each step over the last one.
 """
 import torch
+from torch.nn import functional as F
 
 # ROWS: bfloat16 logits that exist at once, half as many in fp32. TILE: of these, the rows that
 # become loss and gradient at a time, in fp32, without leaving the cache.
@@ -101,3 +102,23 @@ def chunked_cross_entropy(
     need_grad = torch.is_grad_enabled()
     with torch.autocast(device_type, enabled=False):
         return ChunkedCrossEntropy.apply(x, weight, targets, rows, tile_rows, dtype, need_grad)
+
+
+class TiedEmbedding(torch.autograd.Function):
+    """An embedding and its weight's other use, whose gradients meet in one tensor.
+
+    Autograd alone would give the embedding a (vocab, C) gradient of its own, all zeros but for
+    the rows of this batch's tokens, and add the two. Here the rows are added in place to the
+    other use's gradient, which nobody else holds.
+    """
+
+    @staticmethod
+    def forward(ctx, idx, weight):
+        """idx (B, T), weight (vocab, C) -> its rows (B, T, C), and the weight for the other use."""
+        ctx.save_for_backward(idx)
+        return F.embedding(idx, weight), weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, drows, dweight):
+        (idx,) = ctx.saved_tensors
+        return None, dweight.index_add_(0, idx.flatten(), drows.flatten(0, 1))

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import hellaswag
-from cross_entropy import chunked_cross_entropy
+from cross_entropy import TiedEmbedding, chunked_cross_entropy
 from errors import UserError, one_line_errors
 from flags import flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
@@ -142,21 +142,23 @@ class GPT(nn.Module):
     def hidden(
         self, idx: torch.Tensor, pos: torch.Tensor | None = None, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Token ids (B, T) -> the residual stream after the last LayerNorm, (B, T, n_embd).
+        """Token ids (B, T) -> what `blocks` makes of their embeddings, (B, T, n_embd)."""
+        return self.blocks(self.transformer.wte(idx), pos, mask)
+
+    def blocks(
+        self, x: torch.Tensor, pos: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embedded tokens (B, T, n_embd) -> the residual stream after the last LayerNorm.
 
         pos (T) or (B, T), the tokens' positions, counts from 0 where it is not given; mask
         (B, 1, T, T), True where a token may look, is causal where it is not given.
 
         Raises ValueError when T is over block_size.
         """
-        T = idx.size(1)
-        if T > self.config.block_size:
-            raise ValueError(
-                f"a sequence of {T} tokens does not fit block_size {self.config.block_size}"
-            )
-        if pos is None:
-            pos = torch.arange(T, device=idx.device)
-        x = self.transformer.wte(idx) + self.transformer.wpe(pos)  # (B, T, n_embd)
+        T, limit = x.size(1), self.config.block_size
+        if T > limit:
+            raise ValueError(f"a sequence of {T} tokens does not fit block_size {limit}")
+        x = x + self.transformer.wpe(torch.arange(T, device=x.device) if pos is None else pos)
         for block in self.transformer.h:
             x = block(x, mask)
         return self.transformer.ln_f(x)
@@ -168,11 +170,10 @@ class GPT(nn.Module):
 
         Given targets (B, T): None and the mean loss, from a chunk of the logits at a time.
         """
-        x = self.hidden(idx)
         if targets is None:
-            return self.lm_head(x), None
-        x, targets = x.flatten(0, 1), targets.flatten()
-        return None, chunked_cross_entropy(x, self.lm_head.weight, targets)
+            return self.lm_head(self.hidden(idx)), None
+        x, weight = TiedEmbedding.apply(idx, self.lm_head.weight)  # one gradient for both uses
+        return None, chunked_cross_entropy(self.blocks(x).flatten(0, 1), weight, targets.flatten())
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> "GPT":

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cross_entropy
 from cross_entropy import chunked_cross_entropy
+from tiny import tiny_model
 
 
 def plain(x, weight, targets):
@@ -126,3 +127,30 @@ def test_each_logit_is_exponentiated_once_and_nothing_is_filled_with_zeros():
     assert sum(out.size for out in seen if out.operation in exponentials) == 4096 * 211
     zeros = "zeros", "zeros_like", "zero_", "fill_", "new_zeros"
     assert max(out.size for out in seen if out.operation in zeros) == 1  # the loss
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Few tokens, so that each comes often."""
+    torch.manual_seed(1)
+    return torch.randint(0, 7, (3, 32)), torch.randint(0, 100, (3, 32))
+
+
+def test_the_tied_weight_gets_both_of_its_gradients():
+    idx, targets = batch()
+    expected, model = tiny_model(), tiny_model()
+    for _ in range(2):  # two micro-steps, added up
+        F.cross_entropy(expected(idx)[0].flatten(0, 1), targets.flatten()).backward()
+        model(idx, targets)[1].backward()
+    for p, e in zip(model.parameters(), expected.parameters(), strict=True):
+        assert relative(p.grad, e.grad) < 1e-5
+    assert model.transformer.wte.weight.grad is model.lm_head.weight.grad
+
+
+def test_the_tied_weight_s_gradients_meet_in_one_tensor():
+    model, (idx, targets) = tiny_model(), batch()
+    weight = model.lm_head.weight
+    with Watch() as watch:
+        model(idx, targets)[1].backward()
+    places = {out.place for out in watch.outputs if out.size == weight.numel()}
+    print(f"tensors of the weight's size beside it: {len(places - {weight.data_ptr()})}")
+    assert places - {weight.data_ptr()} == {weight.grad.data_ptr()}
