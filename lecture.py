@@ -13,7 +13,8 @@ things. The seconds shown are those of the Run: line. Exit status: 0 all is well
 fails, 2 the command line or the repository is not usable.
 
 A published lesson is never rewritten: a later one that corrects it says so, "Corrects: 24..36".
-Those are then run and checked with its changes, but for the tests, which are its own.
+Those are then run and checked with its changes, but for the tests, which are its own. Or it
+says what one should have expected, "Expect 36: ...".
 
 Checking and running need a POSIX shell. Data (see DATA) is left out of diffs and counts.
 """
@@ -59,6 +60,7 @@ class Lesson:
     message: str
     previous: int
     corrections: tuple["Lesson", ...] = ()  # later lessons that correct this one
+    better_expect: str | None = None  # a later lesson's "Expect NN: ..."
 
     def values(self, field: str) -> list[str]:
         """The text after "field:" for each line of the message that begins so."""
@@ -67,6 +69,9 @@ class Lesson:
 
     def value(self, field: str) -> str:
         return self.values(field)[0]
+
+    def expect(self) -> str:
+        return self.better_expect or self.value("Expect")
 
     def corrects(self, number: int) -> bool:
         """Whether a "Corrects: 24..36" of this lesson's message names the lesson `number`."""
@@ -123,9 +128,14 @@ def read_lessons(root: Path) -> list[Lesson]:
             lessons.append(Lesson(int(found[1]), found[2], sha, message, previous))
     if not lessons:
         raise Unusable('no commit here has a subject like "lesson 01: ..."')
-    return [replace(lesson, corrections=tuple(other for other in lessons
-                                              if other.corrects(lesson.number)))
-            for lesson in lessons]
+    return [corrected(lesson, lessons) for lesson in lessons]
+
+
+def corrected(lesson: Lesson, lessons: list[Lesson]) -> Lesson:
+    """A lesson that knows what other lessons say about it."""
+    corrections = tuple(other for other in lessons if other.corrects(lesson.number))
+    expects = [text for other in lessons for text in other.values(f"Expect {lesson.number}")]
+    return replace(lesson, corrections=corrections, better_expect=expects[-1] if expects else None)
 
 
 def select(lessons: list[Lesson], which: str | None) -> list[Lesson]:
@@ -285,7 +295,7 @@ def tail(output: str) -> str:
 
 def attempt(root: Path, lesson: Lesson) -> tuple[list[str], float]:
     """Run a lesson and its tests; return the reasons why it fails, and the seconds of Run:."""
-    reasons, expect = [], lesson.value("Expect")
+    reasons, expect = [], lesson.expect()
     with worktree(root, lesson) as (tree, env):
         ran = run(lesson.value("Run"), tree, env)
         if ran.complaint():
@@ -341,7 +351,7 @@ def run_lesson(root: Path, lesson: Lesson) -> int:
     if problems:
         print(*(f"message: {fault}" for fault in problems), sep="\n")
         return 1
-    command, expect = lesson.value("Run"), lesson.value("Expect")
+    command, expect = lesson.value("Run"), lesson.expect()
     print(f"$ {command}", flush=True)
     with worktree(root, lesson) as (tree, env):
         ran = run(command, tree, env)

@@ -154,6 +154,13 @@ def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
     assert no_worktree_left(repo)
 
 
+def test_a_later_lesson_says_what_to_expect_instead(three, capfd):
+    commit(three, "lesson 04: it is a quarter", {}, expect="^loss\nExpect 3: ^loss: 0[.]25$")
+    assert lecture.main(["check", "3"], three) == 0
+    assert lecture.main(["3", "--run"], three) == 0
+    assert "Expect:  ^loss: 0[.]25$" in lines(capfd)
+
+
 def test_a_run_that_hangs_is_stopped_with_its_children(three, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(lecture, "LIMIT_SECONDS", 0.5)
     beats = tmp_path / "beats"
