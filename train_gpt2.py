@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 import hellaswag
 from cross_entropy import TiedEmbedding, chunked_cross_entropy
 from errors import UserError, one_line_errors
-from flags import flag, parse_flags
+from flags import MIN_0, MIN_1, POSITIVE, SWITCH, flag, parse_flags
 from hardware import has_bfloat16, is_out_of_memory, speed
 from pretrained import read_pretrained
 from runs import Log, checkpoint_of, newest_checkpoint, read_checkpoint, restore, write_checkpoint
@@ -305,32 +305,32 @@ class DataLoaderLite:
 class Settings:
     """A run. Each field is a flag; the defaults are the 10B-token run on eight GPUs."""
 
-    B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory")
-    T: int = flag(1024, "context: tokens per row, and block_size of a new model")
-    total_batch_size: int = flag(2**19, "tokens per update, over all processes")
-    max_steps: int | None = flag(None, "updates (default: what 10e9 tokens make)", int)
-    warmup_steps: int | None = flag(None, "updates of rising rate (default: 375e6 tokens)", int)
-    max_lr: float = flag(6e-4, "learning rate at its highest")
-    min_lr: float | None = flag(None, "learning rate at the end (default: max_lr / 10)", float)
-    weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings")
-    grad_clip: float = flag(1.0, "largest norm of the gradient")
-    n_layer: int = flag(12, "blocks of a new model")
-    n_head: int = flag(12, "attention heads per block")
-    n_embd: int = flag(768, "width of the residual stream")
-    vocab_size: int = flag(50304, "rows of the embedding; 50257 = 50,000 + 256 + 1, rounded up")
+    B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
+    T: int = flag(1024, "context: tokens per row, and block_size of a new model", MIN_1)
+    total_batch_size: int = flag(2**19, "tokens per update, over all processes", MIN_1)
+    max_steps: int | None = flag(None, "updates (default: what 10e9 tokens make)", MIN_0, int)
+    warmup_steps: int | None = flag(None, "updates of warm-up (default: 375e6 tokens)", MIN_0, int)
+    max_lr: float = flag(6e-4, "learning rate at its highest", POSITIVE)
+    min_lr: float | None = flag(None, "rate at the end (default: max_lr / 10)", MIN_0, float)
+    weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
+    grad_clip: float = flag(1.0, "largest norm of the gradient", POSITIVE)
+    n_layer: int = flag(12, "blocks of a new model", MIN_1)
+    n_head: int = flag(12, "attention heads per block", MIN_1)
+    n_embd: int = flag(768, "width of the residual stream", MIN_1)
+    vocab_size: int = flag(50304, "rows of the embedding: 50257 tokens, padded to 393 x 128", MIN_1)
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
     log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go")
-    eval_every: int = flag(250, "steps between validations; 0: never")
-    val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is")
-    sample_every: int = flag(250, "steps between samples; 0: never")
-    hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never")
-    save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never")
+    eval_every: int = flag(250, "steps between validations; 0: never", MIN_0)
+    val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is", MIN_1)
+    sample_every: int = flag(250, "steps between samples; 0: never", MIN_0)
+    hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never", MIN_0)
+    save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never", MIN_0)
     init_from: str = flag("scratch", "scratch, gpt2 to gpt2-xl, a folder or a checkpoint.pt")
-    resume: int = flag(0, "1: go on from the newest checkpoint in log_dir")
-    compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", int)
-    dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)", str)
-    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)", str)
-    seed: int = flag(1337, "of the weights; samples have 42 + rank")
+    resume: int = flag(0, "1: go on from the newest checkpoint in log_dir", SWITCH)
+    compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
+    dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)")
+    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)")
+    seed: int = flag(1337, "of the weights; samples have 42 + rank", MIN_0)
 
 
 # What replaces the defaults where there is no GPU, or no shards: minutes on a laptop.
@@ -351,16 +351,6 @@ SMALL = dict(
 SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
 
 
-def check_numbers(s: Settings) -> None:
-    """Raises UserError for sizes under 1 and switches that are neither 0 nor 1."""
-    for name in ("B", "T", "total_batch_size", "n_layer", "n_head", "n_embd", "vocab_size"):
-        if getattr(s, name) < 1:
-            raise UserError(f"--{name} {getattr(s, name)}: expected 1 or more")
-    for name in ("compile", "resume"):
-        if getattr(s, name) not in (None, 0, 1):
-            raise UserError(f"--{name} {getattr(s, name)}: expected 0 or 1")
-
-
 def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     """The typed flags over the defaults, the rest of which follows from them.
 
@@ -374,7 +364,6 @@ def settle(given: dict[str, Any], compute: "Compute") -> Settings:
     if given.get("init_from", "scratch") != "scratch":
         small.pop("max_lr", None)  # a rate for small new models would wreck a trained one
     s = Settings(**{**small, **given, "data_root": data_root})
-    check_numbers(s)
     tokens = s.total_batch_size
     B = largest_fitting_B(s, compute.world_size)
     if B == 0 or (B != s.B and "B" in given):
@@ -554,11 +543,12 @@ def validation_loss(model: GPT, loader: DataLoaderLite, max_tokens: int, compute
 
     The rows are the same for every B and number of processes; each batch counts by its rows.
     """
-    rows = min(max_tokens, loader.num_tokens - 1) // loader.T
+    tokens = min(max_tokens, loader.num_tokens - 1)
+    rows = tokens // loader.T
     if rows == 0:
         raise UserError(
-            f"{loader.num_tokens} tokens to validate on, expected more than T = {loader.T}:"
-            " try a smaller --T, or --eval_every 0"
+            f"{tokens} tokens to validate on, expected T = {loader.T} or more:"
+            " try a smaller --T, a larger --val_tokens, or --eval_every 0"
         )
     total = torch.zeros((), device=compute.device)
     for first in range(loader.process_rank * loader.B, rows, loader.num_processes * loader.B):

@@ -3,6 +3,7 @@ from dataclasses import fields
 
 import pytest
 
+from flags import TEXT
 from tiny import TINY_FLAGS, losses, run
 from train_gpt2 import SMALL, Compute, Settings, main, settle
 
@@ -41,13 +42,32 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(capsys):
     assert "--n_embd 100 does not divide by --n_head 3" in error
 
 
-@pytest.mark.parametrize("flag", ["B", "T", "n_layer", "n_head", "n_embd", "vocab_size"])
-def test_a_size_under_1_is_refused(capsys, flag):
-    assert f"--{flag} 0: expected 1 or more" in error_of(capsys, f"--{flag}", "0")
+@pytest.mark.parametrize("flag, value, expected", [
+    ("B", "0", "1 or more"),
+    ("T", "0", "1 or more"),
+    ("total_batch_size", "-512", "1 or more"),
+    ("n_layer", "0", "1 or more"),
+    ("n_head", "0", "1 or more"),
+    ("n_embd", "0", "1 or more"),
+    ("vocab_size", "0", "1 or more"),
+    ("val_tokens", "0", "1 or more"),
+    ("max_steps", "-5", "0 or more"),
+    ("warmup_steps", "-1", "0 or more"),
+    ("weight_decay", "-0.1", "0 or more"),
+    ("save_every", "-1", "0 or more"),
+    ("max_lr", "0.0", "more than 0"),
+    ("max_lr", "nan", "more than 0"),
+    ("grad_clip", "0.0", "more than 0"),
+    ("compile", "2", "0 or 1"),
+    ("resume", "-1", "0 or 1"),
+])
+def test_a_number_out_of_range_is_refused(capsys, flag, value, expected):
+    assert f"--{flag} {value}: expected {expected}\n" in error_of(capsys, f"--{flag}", value)
 
 
-def test_a_switch_is_0_or_1(capsys):
-    assert "--compile 2: expected 0 or 1" in error_of(capsys, "--compile", "2")
+def test_every_number_has_a_range():
+    for f in fields(Settings):
+        assert (f.metadata["kind"] is str) == (f.metadata["valid"] is TEXT), f.name
 
 
 def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():

@@ -32,10 +32,11 @@ def test_it_never_wraps(tmp_path):
     assert loss_with(tmp_path, 2, 10**6) == pytest.approx(expected, abs=1e-5)
 
 
-def test_too_few_tokens_say_so(tmp_path):
-    write_shards(tmp_path, 8, split="val")
-    with pytest.raises(UserError, match="8 tokens to validate on, expected more than T = 8"):
-        loss_with(tmp_path, 2, 100)
+@pytest.mark.parametrize("there, val_tokens", [(8, 100), (45, 7)])
+def test_too_few_tokens_say_so(tmp_path, there, val_tokens):
+    write_shards(tmp_path, there, split="val")
+    with pytest.raises(UserError, match="7 tokens to validate on, expected T = 8 or more"):
+        loss_with(tmp_path, 2, val_tokens)
 
 
 def test_the_last_thing_evaluated_is_the_model_after_the_last_step(tmp_path):
