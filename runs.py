@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import platform
+import re
 import subprocess
 import time
 from contextlib import contextmanager
@@ -92,7 +93,9 @@ def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises UserError when the file is cut short, or no checkpoint of this script."""
+    """Raises UserError when the file is absent, cut short, or no checkpoint of this script."""
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["model"], checkpoint["config"]
@@ -102,9 +105,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(log_dir: str) -> dict[str, Any]:
-    """The newest checkpoint that can be read; one that cannot is named and passed over."""
-    paths = Path(log_dir).glob("model_*.pt")
-    for path in sorted(paths, key=lambda path: int(path.stem.split("_")[1]), reverse=True):
+    """The newest model_STEP.pt that can be read; one that cannot is named and passed over."""
+    names = ((re.fullmatch(r"model_(\d+)", path.stem), path) for path in Path(log_dir).glob("*.pt"))
+    steps = {int(name[1]): path for name, path in names if name}  # a model_best.pt is not ours
+    for _, path in sorted(steps.items(), reverse=True):
         try:
             return read_checkpoint(path)
         except UserError as error:

@@ -660,6 +660,7 @@ def train(s: Settings, compute: Compute) -> None:
     del checkpoint
     examples = hellaswag.share(*ranks, compute.barrier) if s.hellaswag_every > 0 else []
     run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
+    compute.barrier()  # all have read what they start from: Log may move it away
     log = Log(s.log_dir, run, compute.rank, first_step)
     model = distribute(compile_or_not(raw_model, s, compute), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)

@@ -8,7 +8,7 @@ import runs
 from errors import UserError
 from runs import newest_checkpoint
 from tiny import TINY_FLAGS, run, tiny_model
-from train_gpt2 import Settings, load_model, main
+from train_gpt2 import Compute, Settings, load_model, main
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 256 --sample_every 0".split()]
 FLAGS += "--eval_every 4 --val_tokens 1000 --save_every 5 --warmup_steps 3".split()
@@ -65,6 +65,28 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(ten_steps, tmp_path, cap
     (tmp_path / "model_00010.pt").write_bytes(half)
     assert newest_checkpoint(str(tmp_path))["step"] == 5
     assert "model_00010.pt is no whole checkpoint" in capsys.readouterr().out
+
+
+def test_only_checkpoints_with_a_step_are_resumed_from(ten_steps, tmp_path):
+    for name in ("model_00005", "model_best", "model_00010_old"):
+        shutil.copy(ten_steps / "model_00005.pt", tmp_path / f"{name}.pt")
+    assert newest_checkpoint(str(tmp_path))["step"] == 5
+
+
+def test_a_checkpoint_that_is_absent_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no checkpoint .*model_7\.pt"):
+        load_model(str(tmp_path / "model_7.pt"))
+
+
+def test_a_run_moves_away_only_when_all_processes_have_read(ten_steps, tmp_path, monkeypatch):
+    start = tmp_path / "model_00010.pt"
+    shutil.copy(ten_steps / start.name, start)
+    (tmp_path / "log.txt").touch()
+    there = []  # at each meeting of the processes
+    monkeypatch.setattr(Compute, "barrier", lambda self: there.append(start.exists()))
+    flags = f"--max_steps 0 --eval_every 0 --init_from {start} --log_dir {tmp_path}"
+    main([*FLAGS, *flags.split()])
+    assert there == [True] and not start.exists()
 
 
 def test_a_save_that_is_killed_leaves_the_checkpoint_before(tmp_path, monkeypatch):
