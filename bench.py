@@ -6,7 +6,7 @@ Measure this project against what you would pick instead, on your machine, in on
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
-(peers.py). Each side has a process of its own, which sleeps while the other computes: they take
+(support/peers.py). Each side has a process of its own, which sleeps while the other computes: they take
 turns, so that whatever else the machine does meets both. The tables show the medians of both
 sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
 ladder: what each lesson on speed brings, switched on one after the other.
@@ -34,12 +34,12 @@ import torch
 
 import fineweb
 import hellaswag
-import peers
-from cross_entropy import chunked_cross_entropy
-from errors import UserError, one_line_errors
-from hardware import flops_per_token, has_bfloat16, peak_flops
-from peers import Run, new_model
-from tokenizer import N_VOCAB, get_encoding
+from support import peers
+from support.loss import chunked_cross_entropy
+from support.errors import UserError, one_line_errors
+from support.compute import flops_per_token, has_bfloat16, peak_flops
+from support.peers import Run, new_model
+from support.tokenizer import N_VOCAB, get_encoding
 from train_gpt2 import SMALL, Compute, DataLoaderLite, Settings, compile_or_not, get_lr
 from train_gpt2 import pick_device, settle, start_compute, start_model, train_step
 

@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, NamedT
 import numpy as np
 from tqdm import tqdm
 
-from errors import UserError, one_line_errors
-from tokenizer import EOT, get_encoding
+from support.errors import UserError, one_line_errors
+from support.tokenizer import EOT, get_encoding
 
 if TYPE_CHECKING:
     import pyarrow.parquet

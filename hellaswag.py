@@ -39,7 +39,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from errors import UserError, one_line_errors
+from support.errors import UserError, one_line_errors
 
 if TYPE_CHECKING:
     import tiktoken
@@ -277,7 +277,7 @@ def share(rank: int, world_size: int, barrier: Callable[[], None]) -> list[dict[
 
     For an evaluation during training, by world_size processes. Only rank 0 downloads.
     """
-    from tokenizer import get_encoding
+    from support.tokenizer import get_encoding
 
     path = Path("hellaswag") / "hellaswag_val.jsonl"
     try:
@@ -309,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     import train_gpt2
-    from tokenizer import get_encoding
+    from support.tokenizer import get_encoding
 
     with one_line_errors():
         if args.limit is not None and args.limit < 1:

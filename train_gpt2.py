@@ -5,7 +5,7 @@ Train GPT-2 (124M) in one file, to be read from top to bottom.
     python train_gpt2.py --B 16                              # one GPU and shards of fineweb.py
     torchrun --standalone --nproc_per_node=8 train_gpt2.py   # eight: 10B tokens overnight
 
-The way of the data: bytes -> tokens (tokenizer.py, fineweb.py) -> batches (DataLoaderLite)
+The way of the data: bytes -> tokens (support/tokenizer.py, fineweb.py) -> batches (DataLoaderLite)
 -> logits and loss (GPT) -> one update (train_step) -> lines of the log (train).
 """
 
@@ -25,14 +25,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import hellaswag
-from cross_entropy import TiedEmbedding, chunked_cross_entropy
-from errors import UserError, one_line_errors
-from flags import MIN_0, MIN_1, POSITIVE, SWITCH, flag, parse_flags
-from hardware import has_bfloat16, is_out_of_memory, speed
-from pretrained import read_pretrained
-from runs import Log, checkpoint_of, newest_checkpoint, read_checkpoint, restore, write_checkpoint
-from shards import load_split
-from tokenizer import N_VOCAB, get_encoding
+from support.loss import TiedEmbedding, chunked_cross_entropy
+from support.errors import UserError, one_line_errors
+from support.cli import MIN_0, MIN_1, POSITIVE, SWITCH, flag, parse_flags
+from support.compute import has_bfloat16, is_out_of_memory, speed
+from support.hugging_face import read_pretrained
+from support.runs import Log, checkpoint_of, newest_checkpoint, read_checkpoint, restore, write_checkpoint
+from support.shards import load_split
+from support.tokenizer import N_VOCAB, get_encoding
 
 # ---------- The model ------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import bench
 import fineweb
-import peers
+from support import peers
 from bench import Bench, Turn
 from train_gpt2 import Compute, Settings
 

@@ -4,9 +4,9 @@ import shutil
 import pytest
 import torch
 
-import runs
-from errors import UserError
-from runs import newest_checkpoint
+from support import runs
+from support.errors import UserError
+from support.runs import newest_checkpoint
 from tiny import TINY_FLAGS, run, tiny_model
 from train_gpt2 import Compute, Settings, load_model, main
 

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from errors import UserError
-from hardware import peak_flops
+from support.errors import UserError
+from support.compute import peak_flops
 from train_gpt2 import Compute, pick_device, start_compute
 
 

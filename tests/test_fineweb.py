@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import fineweb
-from tokenizer import EOT, get_encoding
+from support.tokenizer import EOT, get_encoding
 
 WORDS = ["the", " model", " learns", "\n\n", " naïve", " 中文", "👩‍👧", " 1984", "'s", " I'll",
          "  ", "."]

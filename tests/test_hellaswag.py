@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import hellaswag
 import train_gpt2
-from errors import UserError
-from tokenizer import get_encoding
+from support.errors import UserError
+from support.tokenizer import get_encoding
 from train_gpt2 import GPT, GPTConfig
 
 DATA = Path(__file__).parent / "data" / "hellaswag_8.jsonl"

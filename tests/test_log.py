@@ -3,7 +3,7 @@ import json
 
 import torch
 
-from runs import Log
+from support.runs import Log
 from tiny import TINY_FLAGS, losses, run
 
 FLAGS = [*TINY_FLAGS, *"--max_steps 3 --eval_every 2 --val_tokens 1000 --sample_every 0".split()]

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import cross_entropy
-from cross_entropy import chunked_cross_entropy
+from support import loss
+from support.loss import chunked_cross_entropy
 from tiny import tiny_model
 
 
@@ -30,8 +30,8 @@ def relative(a, b):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 64 rows in bfloat16, of 32 in fp32; tiles of 16."""
-    monkeypatch.setattr(cross_entropy, "ROWS_CPU", 64)
-    monkeypatch.setattr(cross_entropy, "TILE_CPU", 16)
+    monkeypatch.setattr(loss, "ROWS_CPU", 64)
+    monkeypatch.setattr(loss, "TILE_CPU", 16)
 
 
 @pytest.mark.parametrize("N", [1, 31, 32, 33, 200])

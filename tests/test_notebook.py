@@ -38,7 +38,8 @@ def executed(tmp_path_factory) -> nbformat.NotebookNode:
     folder = tmp_path_factory.mktemp("notebook")
     for path in (*ROOT.glob("*.py"), ROOT / "input.txt", ROOT / "play.ipynb"):
         shutil.copy(path, folder)
-    shutil.copytree(ROOT / "assets", folder / "assets")
+    for name in ("assets", "support"):
+        shutil.copytree(ROOT / name, folder / name)
     notebook = nbformat.read(folder / "play.ipynb", as_version=4)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None

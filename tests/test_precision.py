@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from hardware import has_bfloat16
+from support.compute import has_bfloat16
 from tiny import tiny_model
 from train_gpt2 import Compute, start_compute
 
@@ -57,10 +57,10 @@ def test_autocast_computes_in_bfloat16_and_keeps_parameters_in_float32():
 
 
 def test_bfloat16_is_the_default_only_in_hardware(monkeypatch):
-    monkeypatch.setattr("hardware.Path.read_text", lambda _: "flags: avx2 fma")
+    monkeypatch.setattr("support.compute.Path.read_text", lambda _: "flags: avx2 fma")
     assert not has_bfloat16("cpu")
-    monkeypatch.setattr("hardware.Path.read_text", lambda _: "flags: avx2 amx_bf16")
-    monkeypatch.setattr("hardware.Path.exists", lambda _: True)
+    monkeypatch.setattr("support.compute.Path.read_text", lambda _: "flags: avx2 amx_bf16")
+    monkeypatch.setattr("support.compute.Path.exists", lambda _: True)
     assert has_bfloat16("cpu")
     assert not has_bfloat16("mps")
     for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):

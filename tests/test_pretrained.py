@@ -6,7 +6,7 @@ import requests
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from errors import UserError
+from support.errors import UserError
 from tiny import logits
 from train_gpt2 import GPT
 

@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from flags import TEXT
+from support.cli import TEXT
 from tiny import TINY_FLAGS, losses, run
 from train_gpt2 import SMALL, Compute, Settings, main, settle
 

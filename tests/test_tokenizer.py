@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import tokenizer
-from errors import UserError
+from support import tokenizer
+from support.errors import UserError
 
 HELLO = [15496, 11, 314, 1101, 257, 3303, 2746, 11]
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from errors import UserError
+from support.errors import UserError
 from tiny import TINY_FLAGS, losses, run, tiny_model, write_shards
 from train_gpt2 import Compute, DataLoaderLite, validation_loss
 

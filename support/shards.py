@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from tokenizer import get_encoding
+from support.errors import UserError
+from support.tokenizer import get_encoding
 
 
 def load_shard(path: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import fineweb
 import hellaswag
-from tokenizer import EOT, N_VOCAB, get_encoding
+from support.tokenizer import EOT, N_VOCAB, get_encoding
 from train_gpt2 import GPT, DataLoaderLite, GPTConfig, Settings, get_lr, start_compute, start_model
 
 Run = Callable[[], Any]

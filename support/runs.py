@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Iterator
 import torch
 from torch import nn
 
-from errors import UserError
+from support.errors import UserError
 
 
 class Log:

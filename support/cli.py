@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from errors import UserError
+from support.errors import UserError
 
 
 @dataclass(frozen=True)

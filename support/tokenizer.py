@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import UserError
+from support.errors import UserError
 
 if TYPE_CHECKING:
     import tiktoken

@@ -1,0 +1,1 @@
+"""What the scripts import; nothing here imports a script."""
