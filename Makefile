@@ -1,18 +1,23 @@
 # make        train in a virtual environment of our own, .venv
 # make test   run the tests in it
+# make lint     look for mistakes of style; `ruff format .` mends most
 # make env    set it up with everything, the tests' and play.ipynb's requirements included
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check
 
-.PHONY: train test env
+.PHONY: train test lint env
 
 train: $(VENV)/installed
 	$(VENV)/bin/python train_gpt2.py
 
 test: env
 	$(VENV)/bin/python -m pytest -q
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 env: $(VENV)/installed-dev
 

@@ -6,11 +6,12 @@ Measure this project against what you would pick instead, on your machine, in on
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
-(support/peers.py). Each side has a process of its own, which sleeps while the other computes: they take
-turns, so that whatever else the machine does meets both. The tables show the medians of both
-sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
+(support/peers.py). Each side has a process of its own, which sleeps while the other computes:
+they take turns, so that whatever else the machine does meets both. The tables show the medians of
+both sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
 ladder: what each lesson on speed brings, switched on one after the other.
 """
+
 import argparse
 import filecmp
 import importlib.util
@@ -22,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,20 +37,31 @@ import torch
 import fineweb
 import hellaswag
 from support import peers
-from support.loss import chunked_cross_entropy
-from support.errors import UserError, one_line_errors
 from support.compute import flops_per_token, has_bfloat16, peak_flops
+from support.errors import UserError, one_line_errors
+from support.loss import chunked_cross_entropy
 from support.peers import Run, new_model
 from support.tokenizer import N_VOCAB, get_encoding
-from train_gpt2 import SMALL, Compute, DataLoaderLite, Settings, compile_or_not, get_lr
-from train_gpt2 import pick_device, settle, start_compute, start_model, train_step
+from train_gpt2 import (
+    SMALL,
+    Compute,
+    DataLoaderLite,
+    Settings,
+    compile_or_not,
+    get_lr,
+    pick_device,
+    settle,
+    start_compute,
+    start_model,
+    train_step,
+)
 
 HERE = Path(__file__).parent
 TEXT = HERE / "input.txt"
 GPT2 = dict(n_layer=12, n_head=12, n_embd=768, max_lr=6e-4)  # 124M parameters
 Make = Callable[[], Run]  # prepares a side, in the process where it is going to run
 
-# ---------- Taking turns ---------------------------------------------------------------
+# ---------- Taking turns ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,10 @@ def receive(pipe: Any) -> Any:
     try:
         answer = pipe.recv()
     except EOFError as error:
-        raise UserError("a measuring process was killed, most likely because memory ran out:"
-                        " close other programs, or measure one thing at a time") from error
+        raise UserError(
+            "a measuring process was killed, most likely because memory ran out:"
+            " close other programs, or measure one thing at a time"
+        ) from error
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -126,7 +141,7 @@ def take_turns(num: int, *makes: Make, warm_ups: int = 1) -> list[list[Turn]]:
             process.join()
 
 
-# ---------- Tables ---------------------------------------------------------------------
+# ---------- Tables ----------------------------------------------------------------------
 
 
 def print_row(*cells: str) -> None:
@@ -155,7 +170,7 @@ def rates(amount: int, *sides: list[Turn]) -> list[list[float]]:
     return [[amount / turn.seconds for turn in side] for side in sides]
 
 
-# ---------- Training steps -------------------------------------------------------------
+# ---------- Training steps --------------------------------------------------------------
 
 
 def large_pages() -> None:
@@ -198,8 +213,14 @@ class Bench:
         return self.settings(SMALL["B"], SMALL["T"], **given)
 
 
-def compare_steps(s: Settings, pairs: int, name: str, theirs: Make, speed: str | None = None,
-                  memory: str | None = None) -> None:
+def compare_steps(
+    s: Settings,
+    pairs: int,
+    name: str,
+    theirs: Make,
+    speed: str | None = None,
+    memory: str | None = None,
+) -> None:
     """Rows of a step's speed and of its memory, those that are given a target, be it empty."""
     sides = take_turns(pairs, partial(our_step, s), theirs)
     with torch.device("meta"):
@@ -258,8 +279,9 @@ def loss(bench: Bench) -> None:
         makes = our_head, peers.plain_head, matmuls
         sides = take_turns(2 * bench.pairs, *(partial(make, s) for make in makes))
         ours, *others = ([1000 * turn.seconds for turn in side] for side in sides)
-        for name, theirs, target in zip(("plain form", "its three matmuls"), others,
-                                        ("under 1", "at most 1.3")):
+        for name, theirs, target in zip(
+            ("plain form", "its three matmuls"), others, ("under 1", "at most 1.3")
+        ):
             what = f"head and loss, {s.B * s.T} rows of {s.n_embd}, {s.dtype}; {name}"
             compare(what, "ms", ours, theirs, target)
 
@@ -308,8 +330,13 @@ def print_speed(name: str, s: Settings, make: Make, turns: int) -> None:
         flops = flops_per_token(start_model(s)) * tokens / seconds
     peak = peak_flops(s.device.partition(":")[0])
     gigabytes = max(turn.peak_bytes for turn in side) / 1e9
-    print_row(name, f"{seconds * 1000:.1f}", f"{tokens / seconds:,.0f}",
-              f"{flops / peak:.1%}" if peak else "", f"{gigabytes:.1f} GB")
+    print_row(
+        name,
+        f"{seconds * 1000:.1f}",
+        f"{tokens / seconds:,.0f}",
+        f"{flops / peak:.1%}" if peak else "",
+        f"{gigabytes:.1f} GB",
+    )
 
 
 def gpu_tables(bench: Bench) -> None:
@@ -325,7 +352,7 @@ def gpu_tables(bench: Bench) -> None:
         print_speed(name, s, make, 4 * bench.pairs)
 
 
-# ---------- Data -----------------------------------------------------------------------
+# ---------- Data ------------------------------------------------------------------------
 
 
 def hundred_batches(s: Settings) -> Run:
@@ -346,8 +373,9 @@ def data(bench: Bench, num_tokens: int = 100_000_000) -> None:
             DataLoaderLite(s.B, s.T, data_root=folder).next_batch()
             opening.append(time.perf_counter() - start)
     ms = [[1000 * turn.seconds for turn in side] for side in sides]
-    compare("next_batch; a step of the small model", "ms", [x / 100 for x in ms[0]], ms[1],
-            "under 0.01")
+    compare(
+        "next_batch; a step of the small model", "ms", [x / 100 for x in ms[0]], ms[1], "under 0.01"
+    )
     what = f"first batch of a shard of {num_tokens:,} tokens"
     print_row(what, f"{number(median(opening))} s", "", "", "0.1 s")
 
@@ -405,7 +433,7 @@ def tokenize(bench: Bench, megabytes: float = 33) -> None:
             print_row(f"their {len(shards)} shards", "", "", verdict, "the same bytes")
 
 
-# ---------- HellaSwag and samples ------------------------------------------------------
+# ---------- HellaSwag and samples -------------------------------------------------------
 
 
 def load_hellaswag(data: str | None, num: int) -> list[dict[str, Any]]:
@@ -464,7 +492,7 @@ def generate(bench: Bench, new_tokens: int = 64) -> None:
         compare(what, "tok/s", sides[0], theirs, "")
 
 
-# ---------- Starting -------------------------------------------------------------------
+# ---------- Starting --------------------------------------------------------------------
 
 
 def seconds_to(*argv: str) -> float:
@@ -481,16 +509,26 @@ def start(bench: Bench) -> None:
     """How long train_gpt2.py takes to say its first line."""
     with tempfile.TemporaryDirectory() as folder:
         ours = "train_gpt2.py", "--max_steps", "0", "--log_dir", folder
-        pairs = [(seconds_to(*ours), seconds_to("-c", "import torch; print(1, flush=True)"))
-                 for _ in range(1 + bench.pairs)]
+        pairs = [
+            (seconds_to(*ours), seconds_to("-c", "import torch; print(1, flush=True)"))
+            for _ in range(1 + bench.pairs)
+        ]
     what = "train_gpt2.py's first line; import torch"
     compare(what, "s", *map(list, zip(*pairs[1:])), "at most 1.5")
 
 
-# ---------- The command line -----------------------------------------------------------
+# ---------- The command line ------------------------------------------------------------
 
-COMMANDS = dict(train=train, loss=loss, memory=memory, data=data, tokenize=tokenize,
-                hellaswag=score_hellaswag, generate=generate, start=start)
+COMMANDS = dict(
+    train=train,
+    loss=loss,
+    memory=memory,
+    data=data,
+    tokenize=tokenize,
+    hellaswag=score_hellaswag,
+    generate=generate,
+    start=start,
+)
 
 
 def device_name(device_type: str) -> str:
@@ -516,8 +554,11 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         args = parse_args(argv)
         compute = start_compute(pick_device(), None)
-        print(f"{device_name(compute.device_type)}, {compute.dtype}, {torch.get_num_threads()}"
-              f" threads, torch {torch.__version__}, medians of {args.pairs} pairs", flush=True)
+        print(
+            f"{device_name(compute.device_type)}, {compute.dtype}, {torch.get_num_threads()}"
+            f" threads, torch {torch.__version__}, medians of {args.pairs} pairs",
+            flush=True,
+        )
         everything = COMMANDS.keys() - {"memory"}  # which is in train's table, too
         for name in COMMANDS:
             if name not in (everything if args.what == "all" else [args.what]):

@@ -15,6 +15,7 @@ first shard is for validation. Killed at any moment, the same command goes on wh
 the bytes come out the same: a shard appears under its name only when it is complete, and
 progress.json says where in the source the next one begins.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,11 +28,12 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -49,8 +51,7 @@ IN_FLIGHT = 4  # chunks waiting per thread, at most: bounds the memory
 Encode = Callable[[list[str]], np.ndarray]
 
 
-# ---------------------------------------------------------------------------------------------
-# source: a folder of files -> chunks of documents
+# ---------- A folder of files -> chunks of documents ------------------------------------
 
 
 class Chunk(NamedTuple):
@@ -81,8 +82,10 @@ def download(source: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", source) or Path(source).exists():
-        raise UserError(f"no folder {source}: give --source a folder of .parquet or .jsonl files, "
-                        f"or a hub dataset such as {SAMPLE_10BT}")
+        raise UserError(
+            f"no folder {source}: give --source a folder of .parquet or .jsonl files, "
+            f"or a hub dataset such as {SAMPLE_10BT}"
+        )
     owner, name, *parts = source.split("/")
     repository, folder = f"{owner}/{name}", "/".join(parts)
     try:
@@ -92,15 +95,23 @@ def download(source: str) -> Path:
         paths = [file.rfilename for file in info.siblings if file.rfilename.endswith(".parquet")]
         wanted = [path for path in paths if path.rpartition("/")[0] == folder]
         if wanted:
-            return Path(snapshot_download(repository, repo_type="dataset", revision=info.sha,
-                                          allow_patterns=wanted), folder)
+            return Path(
+                snapshot_download(
+                    repository, repo_type="dataset", revision=info.sha, allow_patterns=wanted
+                ),
+                folder,
+            )
     except Exception as error:  # of whichever HTTP library the hub's client uses
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"no folder {source} here, and no download from the hub ({reason}): run it "
-                        "again with network, or give --source a local folder") from error
+        raise UserError(
+            f"no folder {source} here, and no download from the hub ({reason}): run it "
+            "again with network, or give --source a local folder"
+        ) from error
     folders = sorted({path.rpartition("/")[0] for path in paths})
-    raise UserError(f"{repository} has no parquet files in folder {folder!r}, only in {folders}: "
-                    "give --source OWNER/NAME/FOLDER")
+    raise UserError(
+        f"{repository} has no parquet files in folder {folder!r}, only in {folders}: "
+        "give --source OWNER/NAME/FOLDER"
+    )
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
@@ -128,7 +139,7 @@ def parquet_documents(path: Path, start: int) -> Iterator[tuple[list[str], float
             row += rows
             continue
         for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["text"]):
-            texts = batch.column(0)[max(0, start - row):].to_pylist()
+            texts = batch.column(0)[max(0, start - row) :].to_pylist()
             row += batch.num_rows
             if texts:
                 yield texts, row / file.metadata.num_rows
@@ -143,8 +154,9 @@ def jsonl_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]
             try:
                 texts.append(json.loads(line)["text"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: document {number} is not a JSON object with a field "
-                                "`text`") from error
+                raise UserError(
+                    f"{path}: document {number} is not a JSON object with a field `text`"
+                ) from error
             if len(texts) == CHUNK:
                 yield texts, file.tell() / size
                 texts = []
@@ -163,16 +175,17 @@ def read_chunks(files: dict[Path, int], file: int = 0, document: int = 0) -> Ite
         for texts, share in read(path, document):
             for number, text in enumerate(texts, document):
                 if not isinstance(text, str):
-                    raise UserError(f"{path}: the text of document {number + 1} is {text!r:.40}, "
-                                    "expected a string")
+                    raise UserError(
+                        f"{path}: the text of document {number + 1} is {text!r:.40}, "
+                        "expected a string"
+                    )
             yield Chunk(index, document, texts, bytes_before + int(share * size))
             document += len(texts)
         bytes_before += size
         document = 0
 
 
-# ---------------------------------------------------------------------------------------------
-# documents -> tokens
+# ---------- Documents -> tokens ---------------------------------------------------------
 
 
 class Tiktoken:
@@ -236,10 +249,17 @@ class Gigatoken:
 def sample_documents(files: dict[Path, int]) -> list[str]:
     """A few hundred texts: the first ones, some from random places of 8 files, and traps."""
     rng = random.Random(1337)
-    texts = ["", "<|endoftext|>", "a<|endoftext|>b", "I'll  say:\n\n\t'tis\u00a0naïve ٣² 中文 👩‍👧 \n"]
+    texts = [
+        "",
+        "<|endoftext|>",
+        "a<|endoftext|>b",
+        "I'll  say:\n\n\t'tis\u00a0naïve ٣² 中文 👩‍👧 \n",
+    ]
     rows = [open_parquet(p).metadata.num_rows if p.suffix == ".parquet" else 0 for p in files]
-    places = [(file, rng.randrange(rows[file] or 1))
-              for file in rng.sample(range(len(rows)), min(8, len(rows)))]
+    places = [
+        (file, rng.randrange(rows[file] or 1))
+        for file in rng.sample(range(len(rows)), min(8, len(rows)))
+    ]
     for file, document in [(0, 0)] + places:
         for chunk in islice(read_chunks(files, file, document), 1):
             texts += chunk.texts[:32]
@@ -264,8 +284,9 @@ def choose_encoder(files: dict[Path, int]) -> Tiktoken | Gigatoken:
     return reference
 
 
-def encode_in_order(chunks: Iterable[Chunk], encode: Encode,
-                    threads: int) -> Iterator[tuple[Chunk, np.ndarray]]:
+def encode_in_order(
+    chunks: Iterable[Chunk], encode: Encode, threads: int
+) -> Iterator[tuple[Chunk, np.ndarray]]:
     """Each chunk with its tokens. Threads do, as the tokenizer leaves Python while it works."""
     pool = ThreadPoolExecutor(threads)
     waiting = deque()
@@ -281,8 +302,7 @@ def encode_in_order(chunks: Iterable[Chunk], encode: Encode,
         pool.shutdown(cancel_futures=True)
 
 
-# ---------------------------------------------------------------------------------------------
-# tokens -> shards
+# ---------- Tokens -> shards ------------------------------------------------------------
 
 
 @dataclass
@@ -343,16 +363,24 @@ def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
     if found.source != fresh.source:
         raise UserError(f"{out} was begun from other files than those of --source: {delete}")
     if found.shard_size != shard_size:
-        raise UserError(f"{out} was begun with --shard_size {found.shard_size}: give the same, "
-                        f"or {delete}")
+        raise UserError(
+            f"{out} was begun with --shard_size {found.shard_size}: give the same, or {delete}"
+        )
     for index in range(found.shards):
         if not shard_path(out, index).exists():
             raise UserError(f"{shard_path(out, index)} is missing: {delete}")
     return found
 
 
-def write_shards(files: dict[Path, int], out: Path, progress: Progress, last: int | None,
-                 encode: Encode, threads: int, show: Callable[[int, int], None]) -> None:
+def write_shards(
+    files: dict[Path, int],
+    out: Path,
+    progress: Progress,
+    last: int | None,
+    encode: Encode,
+    threads: int,
+    show: Callable[[int, int], None],
+) -> None:
     """Go on from `progress` until `last` shards exist or the source is used up.
 
     show(tokens, bytes_read) is told how far it is after every chunk.
@@ -364,7 +392,7 @@ def write_shards(files: dict[Path, int], out: Path, progress: Progress, last: in
     for chunk, tokens in encode_in_order(chunks, encode, threads):
         while used < len(tokens):
             count = min(len(tokens) - used, len(shard) - filled)
-            shard[filled:filled + count] = tokens[used:used + count]
+            shard[filled : filled + count] = tokens[used : used + count]
             filled, used = filled + count, used + count
             if filled == len(shard):
                 begun = np.flatnonzero(tokens[:used] == EOT)
@@ -404,12 +432,14 @@ def refuse_small_source(out: Path, progress: Progress, tokens: int) -> None:
         out.rmdir()
     if tokens < 2:
         raise UserError("the source holds no text: give --source a folder of documents")
-    raise UserError(f"the source has {tokens:,} tokens: with --shard_size {progress.shard_size} "
-                    "all of them go to validation and none to training; "
-                    f"try --shard_size {max(1, tokens // 10)}")
+    raise UserError(
+        f"the source has {tokens:,} tokens: with --shard_size {progress.shard_size} "
+        "all of them go to validation and none to training; "
+        f"try --shard_size {max(1, tokens // 10)}"
+    )
 
 
-# ---------------------------------------------------------------------------------------------
+# ---------- All of it -------------------------------------------------------------------
 
 
 def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads: int) -> Progress:
@@ -421,15 +451,24 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         return progress
     encode = choose_encoder(files)
     total = sum(files.values()) if last is None else last * shard_size
-    begun = sum(list(files.values())[:progress.file]) if last is None else progress.tokens
-    print(f"{len(files)} files, {sum(files.values()) / 1e9:.2f} GB -> {out}, with {encode.name} "
-          f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else ""))
+    begun = sum(list(files.values())[: progress.file]) if last is None else progress.tokens
+    print(
+        f"{len(files)} files, {sum(files.values()) / 1e9:.2f} GB -> {out}, with {encode.name} "
+        f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else "")
+    )
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob("*.tmp"):
         leftover.unlink()
     save_progress(out, progress)
-    with tqdm(total=total, initial=begun, unit="B" if last is None else "tok", unit_scale=True,
-              file=sys.stdout, mininterval=0.5) as bar:
+    with tqdm(
+        total=total,
+        initial=begun,
+        unit="B" if last is None else "tok",
+        unit_scale=True,
+        file=sys.stdout,
+        mininterval=0.5,
+    ) as bar:
+
         def show(tokens: int, bytes_read: int) -> None:
             bar.update((bytes_read if last is None else tokens) - bar.n)
 
@@ -450,18 +489,29 @@ def positive(text: str) -> int:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description="Tokenize FineWeb-Edu into shards of uint16.",
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--source", default=SAMPLE_10BT,
-                        help="folder of .parquet or .jsonl files with a column text, or the "
-                             "OWNER/NAME[/FOLDER] of a dataset on the hub")
-    parser.add_argument("--out", type=Path, default=Path("edu_fineweb10B"),
-                        help="folder for the shards")
-    parser.add_argument("--shard_size", type=positive, default=100_000_000,
-                        help="tokens in a shard")
+    parser = Parser(
+        description="Tokenize FineWeb-Edu into shards of uint16.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--source",
+        default=SAMPLE_10BT,
+        help="folder of .parquet or .jsonl files with a column text, or the "
+        "OWNER/NAME[/FOLDER] of a dataset on the hub",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("edu_fineweb10B"), help="folder for the shards"
+    )
+    parser.add_argument(
+        "--shard_size", type=positive, default=100_000_000, help="tokens in a shard"
+    )
     parser.add_argument("--shards", type=positive, help="stop after this many shards")
-    parser.add_argument("--nprocs", type=positive, default=os.cpu_count() or 1,
-                        help="documents are tokenized on this many cores")
+    parser.add_argument(
+        "--nprocs",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="documents are tokenized on this many cores",
+    )
     return parser.parse_args(argv)
 
 

@@ -32,8 +32,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -46,9 +47,7 @@ if TYPE_CHECKING:
 
     from train_gpt2 import GPT
 
-# ------------------------------------------------------------------------------------------
-# The data
-# ------------------------------------------------------------------------------------------
+# ---------- The data --------------------------------------------------------------------
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
 NUM_EXAMPLES = 10042  # of the validation set; the test set's labels are not public
@@ -123,9 +122,7 @@ def is_example(example: Any) -> bool:
     )
 
 
-# ------------------------------------------------------------------------------------------
-# Text -> tokens
-# ------------------------------------------------------------------------------------------
+# ---------- Text -> tokens --------------------------------------------------------------
 
 
 def render(
@@ -151,9 +148,7 @@ def fit(
     return context[-room:], endings
 
 
-# ------------------------------------------------------------------------------------------
-# Tokens -> losses
-# ------------------------------------------------------------------------------------------
+# ---------- Tokens -> losses ------------------------------------------------------------
 
 Question = tuple[list[int], list[list[int]]]  # a context and its four endings, as token ids
 
@@ -243,9 +238,7 @@ def score(
     return sums.view(-1, 4).cpu()
 
 
-# ------------------------------------------------------------------------------------------
-# Losses -> accuracy
-# ------------------------------------------------------------------------------------------
+# ---------- Losses -> accuracy ----------------------------------------------------------
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class Lesson:
     def values(self, field: str) -> list[str]:
         """The text after "field:" for each line of the message that begins so."""
         lines = self.message.splitlines()[1:]
-        return [line[len(field) + 1:].strip() for line in lines if line.startswith(f"{field}:")]
+        return [line[len(field) + 1 :].strip() for line in lines if line.startswith(f"{field}:")]
 
     def value(self, field: str) -> str:
         return self.values(field)[0]
@@ -99,8 +99,13 @@ class Outcome(NamedTuple):
 def git(root: Path, *args: str) -> str:
     """Run git in root and return what it prints."""
     try:
-        done = subprocess.run(["git", "-c", f"core.hooksPath={os.devnull}", *args], cwd=root,
-                              capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(
+            ["git", "-c", f"core.hooksPath={os.devnull}", *args],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     except FileNotFoundError:
         raise Unusable("git was not found: install it, the lessons are its commits") from None
     if done.returncode:
@@ -117,8 +122,15 @@ def read_lessons(root: Path) -> list[Lesson]:
         raise Unusable(f"{error} (the lessons are commits: get them with git clone)") from None
     if shallow:
         raise Unusable("this clone is shallow and lacks lessons: type git fetch --unshallow")
-    log = git(root, "log", "--reverse", "--topo-order", "--no-show-signature",
-              "--encoding=UTF-8", "--format=%H%n%B%x00")
+    log = git(
+        root,
+        "log",
+        "--reverse",
+        "--topo-order",
+        "--no-show-signature",
+        "--encoding=UTF-8",
+        "--format=%H%n%B%x00",
+    )
     lessons: list[Lesson] = []
     for entry in filter(None, map(str.strip, log.split("\0"))):
         sha, _, message = entry.partition("\n")
@@ -150,8 +162,9 @@ def select(lessons: list[Lesson], which: str | None) -> list[Lesson]:
     last = int(found[3]) if found[3] else max(numbers) if found[2] else first
     for number in (first, last):
         if number not in numbers:
-            raise Unusable(f"no lesson {number:02d}: there are {min(numbers):02d} "
-                           f"to {max(numbers):02d}")
+            raise Unusable(
+                f"no lesson {number:02d}: there are {min(numbers):02d} to {max(numbers):02d}"
+            )
     if last < first:
         raise Unusable(f"{which} is an empty range: write {last}..{first}")
     return [lesson for lesson in lessons if first <= lesson.number <= last]
@@ -181,8 +194,10 @@ def show(root: Path, lesson: Lesson) -> None:
     for correction in lesson.corrections:
         print(f"[lesson {correction.number} corrects this one: {correction.title}]\n")
     print(lesson.message, end="\n\n", flush=True)
-    subprocess.run(["git", "--no-pager", "show", "--format=", "--no-ext-diff", lesson.sha,
-                    *code_paths()], cwd=root)
+    subprocess.run(
+        ["git", "--no-pager", "show", "--format=", "--no-ext-diff", lesson.sha, *code_paths()],
+        cwd=root,
+    )
 
 
 def faults(lesson: Lesson) -> list[str]:
@@ -217,8 +232,11 @@ def faults(lesson: Lesson) -> list[str]:
 def write_commands(folder: Path) -> None:
     """Write a python and a torchrun that are those of the interpreter that runs this file."""
     python = shlex.quote(sys.executable)
-    commands = {"python": python, "python3": python,
-                "torchrun": f"{python} -m torch.distributed.run"}
+    commands = {
+        "python": python,
+        "python3": python,
+        "torchrun": f"{python} -m torch.distributed.run",
+    }
     folder.mkdir()
     for name, command in commands.items():
         (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
@@ -229,8 +247,9 @@ def correct(root: Path, lesson: Lesson, tree: Path) -> None:
     """Change a checkout of a lesson as its corrections do, but for their tests."""
     for correction in lesson.corrections:
         patch = tree.parent / "correction.patch"
-        patch.write_text(git(root, "show", "--format=", correction.sha, "--", ".",
-                             ":(exclude)tests"))
+        patch.write_text(
+            git(root, "show", "--format=", correction.sha, "--", ".", ":(exclude)tests")
+        )
         git(tree, "apply", str(patch))
 
 
@@ -268,8 +287,16 @@ def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
     """Run a shell command in a worktree; it is stopped after LIMIT_SECONDS."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, shell=True, cwd=tree, env=env, start_new_session=True,
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd=tree,
+            env=env,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         try:
             status = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -284,8 +311,18 @@ def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
 
 def changed_tests(root: Path, lesson: Lesson) -> list[str]:
     """The test files that a lesson adds or changes."""
-    return git(root, "diff-tree", "--root", "--no-commit-id", "--name-only", "-r",
-               "--diff-filter=d", lesson.sha, "--", ":(glob)tests/test_*.py").splitlines()
+    return git(
+        root,
+        "diff-tree",
+        "--root",
+        "--no-commit-id",
+        "--name-only",
+        "-r",
+        "--diff-filter=d",
+        lesson.sha,
+        "--",
+        ":(glob)tests/test_*.py",
+    ).splitlines()
 
 
 def tail(output: str) -> str:
@@ -366,8 +403,9 @@ def run_lesson(root: Path, lesson: Lesson) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, prog="lecture.py",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="lecture.py", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", help="a lesson's number, or the word check")
     parser.add_argument("which", nargs="?", help="with check: 8, 8..14 or 8..")
     parser.add_argument("--run", action="store_true", help="with a number: run the lesson")

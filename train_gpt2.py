@@ -25,16 +25,23 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import hellaswag
-from support.loss import TiedEmbedding, chunked_cross_entropy
-from support.errors import UserError, one_line_errors
 from support.cli import MIN_0, MIN_1, POSITIVE, SWITCH, flag, parse_flags
 from support.compute import has_bfloat16, is_out_of_memory, speed
+from support.errors import UserError, one_line_errors
 from support.hugging_face import read_pretrained
-from support.runs import Log, checkpoint_of, newest_checkpoint, read_checkpoint, restore, write_checkpoint
+from support.loss import TiedEmbedding, chunked_cross_entropy
+from support.runs import (
+    Log,
+    checkpoint_of,
+    newest_checkpoint,
+    read_checkpoint,
+    restore,
+    write_checkpoint,
+)
 from support.shards import load_split
 from support.tokenizer import N_VOCAB, get_encoding
 
-# ---------- The model ------------------------------------------------------------------
+# ---------- The model -------------------------------------------------------------------
 
 
 @dataclass
@@ -219,7 +226,11 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, idx: torch.Tensor, max_new_tokens: int, top_k: int = 50, temperature: float = 1.0,
+        self,
+        idx: torch.Tensor,
+        max_new_tokens: int,
+        top_k: int = 50,
+        temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Continue each row of idx (B, T) by max_new_tokens -> (B, T + max_new_tokens).
@@ -237,7 +248,7 @@ class GPT(nn.Module):
         return idx
 
 
-# ---------- The data -------------------------------------------------------------------
+# ---------- The data --------------------------------------------------------------------
 
 
 class DataLoaderLite:
@@ -249,8 +260,14 @@ class DataLoaderLite:
     """
 
     def __init__(
-        self, B: int, T: int, process_rank: int = 0, num_processes: int = 1, split: str = "train",
-        data_root: str = "edu_fineweb10B", vocab_size: int = N_VOCAB,
+        self,
+        B: int,
+        T: int,
+        process_rank: int = 0,
+        num_processes: int = 1,
+        split: str = "train",
+        data_root: str = "edu_fineweb10B",
+        vocab_size: int = N_VOCAB,
     ):
         self.B, self.T, self.vocab_size = B, T, vocab_size
         self.process_rank, self.num_processes = process_rank, num_processes
@@ -298,7 +315,7 @@ class DataLoaderLite:
         return np.concatenate(parts)
 
 
-# ---------- The settings ---------------------------------------------------------------
+# ---------- The settings ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -414,7 +431,7 @@ def plan(s: Settings, world_size: int) -> str:
     )
 
 
-# ---------- The device and the processes -----------------------------------------------
+# ---------- The device and the processes ------------------------------------------------
 
 
 def pick_device() -> str:
@@ -534,7 +551,7 @@ def distribute(model: nn.Module, compute: Compute) -> nn.Module:
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-# ---------- Evaluation -----------------------------------------------------------------
+# ---------- Evaluation ------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -586,7 +603,7 @@ def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> fl
     return right / count
 
 
-# ---------- Training -------------------------------------------------------------------
+# ---------- Training --------------------------------------------------------------------
 
 
 def load_model(name_or_path: str) -> GPT:
@@ -612,8 +629,13 @@ def start_model(s: Settings) -> GPT:
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoaderLite, compute: Compute,
-    micro_steps: int, learning_rate: float, grad_clip: float,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: DataLoaderLite,
+    compute: Compute,
+    micro_steps: int,
+    learning_rate: float,
+    grad_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update from the gradients of micro_steps batches.
 

@@ -1,4 +1,5 @@
 """A frozen dataclass as the command line: one field, one flag."""
+
 import argparse
 import difflib
 from collections.abc import Callable

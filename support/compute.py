@@ -1,4 +1,5 @@
 """What the hardware promises, and how to notice what it lacks."""
+
 import re
 from pathlib import Path
 from typing import Any

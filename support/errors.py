@@ -1,8 +1,9 @@
 """A user's mistake gets one line and exit code 2; everything else keeps its traceback."""
+
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 
 class UserError(ValueError):

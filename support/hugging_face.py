@@ -1,4 +1,5 @@
 """GPT-2's weights as Hugging Face keeps them: OpenAI's by name, or those of a local folder."""
+
 import os
 from typing import Any
 

@@ -4,6 +4,7 @@
 copies, log-probabilities and gradients are as large again. Nobody needs them all at once:
 some rows can go all the way from logits to loss to gradient, each step over the last one.
 """
+
 import torch
 from torch.nn import functional as F
 

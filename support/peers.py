@@ -6,13 +6,15 @@ eager, all logits at once, AdamW that is not fused; for HellaSwag one example pe
 samples no cache, for tokens one process of tiktoken per two cores. The other peer is Hugging
 Face's transformers. Each function prepares a side and returns its Run, one turn of it.
 """
+
 import math
 import multiprocessing
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from train_gpt2 import GPT, DataLoaderLite, GPTConfig, Settings, get_lr, start_c
 
 Run = Callable[[], Any]
 
-# ---------- Models ---------------------------------------------------------------------
+# ---------- Models ----------------------------------------------------------------------
 
 
 class PlainGPT(nn.Module):
@@ -35,8 +37,9 @@ class PlainGPT(nn.Module):
     def __init__(self, config: GPTConfig, flash: bool):
         super().__init__()
         self.config, self.flash, C = config, flash, config.n_embd
-        embeddings = dict(wte=nn.Embedding(config.vocab_size, C),
-                          wpe=nn.Embedding(config.block_size, C))
+        embeddings = dict(
+            wte=nn.Embedding(config.vocab_size, C), wpe=nn.Embedding(config.block_size, C)
+        )
         blocks = nn.ModuleList(self.block(C) for _ in range(config.n_layer))
         self.transformer = nn.ModuleDict({**embeddings, "h": blocks, "ln_f": nn.LayerNorm(C)})
         self.lm_head = nn.Linear(C, config.vocab_size, bias=False)
@@ -90,14 +93,21 @@ def transformers_model(s: Settings) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=s.vocab_size, n_positions=s.T, n_layer=s.n_layer, n_head=s.n_head,
-        n_embd=s.n_embd, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=None, eos_token_id=None,
+        vocab_size=s.vocab_size,
+        n_positions=s.T,
+        n_layer=s.n_layer,
+        n_head=s.n_head,
+        n_embd=s.n_embd,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     return GPT2LMHeadModel(config).to(s.device)
 
 
-# ---------- Training steps -------------------------------------------------------------
+# ---------- Training steps --------------------------------------------------------------
 
 
 def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool = False) -> Run:
@@ -149,7 +159,7 @@ def transformers_step(s: Settings) -> Run:
     return run
 
 
-# ---------- The head and its loss ----------------------------------------------------------
+# ---------- The head and its loss -------------------------------------------------------
 
 
 def head_problem(s: Settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -191,7 +201,7 @@ def three_matmuls(s: Settings) -> Run:
     return run
 
 
-# ---------- Tokens, HellaSwag, samples ---------------------------------------------------
+# ---------- Tokens, HellaSwag, samples --------------------------------------------------
 
 
 @lru_cache

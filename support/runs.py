@@ -1,4 +1,5 @@
 """What a run leaves in its log_dir: log.txt, settings.json and checkpoints; never half a file."""
+
 import json
 import os
 import pickle
@@ -6,10 +7,11 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -119,7 +121,11 @@ def newest_checkpoint(log_dir: str) -> dict[str, Any]:
 
 
 def checkpoint_of(
-    settings: Any, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any,
+    settings: Any,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Any,
     val_loss: float | None,
 ) -> dict[str, Any]:
     """All that the rest of the run depends on, as tensors, numbers and plain dicts."""

@@ -1,4 +1,5 @@
 """What lies on the disk: shards of tokens, or a text file, as uint16 arrays."""
+
 from pathlib import Path
 
 import numpy as np

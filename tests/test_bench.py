@@ -3,10 +3,10 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import bench
 import fineweb
-from support import peers
 from bench import Bench, Turn
+from support import peers
 from train_gpt2 import Compute, Settings
 
 ROOT = Path(bench.__file__).parent
@@ -116,6 +116,7 @@ def test_both_curves_are_equal(tiny, capsys):
 
 def test_ladder_runs_on_a_cpu(tiny, monkeypatch, capsys):
     """Every rung takes a step; processes are tested above, compilers by torch."""
+
     def in_this_process(num, make, warm_ups):
         run = make()
         return [[Turn(0.5, 10**9, run()) for _ in range(num)]]
@@ -199,8 +200,9 @@ def test_data_is_measured(monkeypatch, capsys):
 
 
 def test_a_mistake_gets_one_line(capsys):
-    done = subprocess.run([sys.executable, "bench.py", "trian"], cwd=ROOT, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "bench.py", "trian"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "trian" in done.stderr and "tokenize" in done.stderr
     with pytest.raises(SystemExit, match="2"):

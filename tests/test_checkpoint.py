@@ -1,4 +1,5 @@
 """Checkpoints: exact, plain, and never half a file."""
+
 import shutil
 
 import pytest
@@ -46,7 +47,14 @@ def test_ten_steps_are_five_and_five_more_bit_for_bit(ten_steps, tmp_path):
 def test_a_checkpoint_is_a_plain_dict_with_clean_names(ten_steps):
     checkpoint = model_at(ten_steps, 10)  # weights_only
     assert list(checkpoint) == [
-        "model", "config", "optimizer", "step", "loader", "rng", "val_loss", "settings"
+        "model",
+        "config",
+        "optimizer",
+        "step",
+        "loader",
+        "rng",
+        "val_loss",
+        "settings",
     ]
     assert list(checkpoint["model"]) == list(tiny_model().state_dict())
     lines = (ten_steps / "log.txt").read_text().splitlines()

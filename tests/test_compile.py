@@ -1,4 +1,5 @@
 """A compiled training step beside a raw model for the rest."""
+
 from dataclasses import replace
 from functools import partial
 

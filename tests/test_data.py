@@ -1,4 +1,5 @@
 """Batches: which tokens are where."""
+
 import itertools
 import subprocess
 import sys

@@ -1,9 +1,10 @@
 """Which device is taken."""
+
 import pytest
 import torch
 
-from support.errors import UserError
 from support.compute import peak_flops
+from support.errors import UserError
 from train_gpt2 import Compute, pick_device, start_compute
 
 

@@ -1,4 +1,5 @@
 """One process against several, on the CPU."""
+
 import os
 import shutil
 import threading

@@ -1,4 +1,5 @@
 """fineweb.py: the shards' exact bytes, resuming after a kill, and what bad input gets."""
+
 import json
 import multiprocessing
 import os
@@ -10,18 +11,29 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-pa = pytest.importorskip("pyarrow")
-import pyarrow.parquet as pq
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 import fineweb
 from support.tokenizer import EOT, get_encoding
 
-WORDS = ["the", " model", " learns", "\n\n", " naïve", " 中文", "👩‍👧", " 1984", "'s", " I'll",
-         "  ", "."]
+ROOT = Path(__file__).parents[1]
+
+WORDS = [
+    "the",
+    " model",
+    " learns",
+    "\n\n",
+    " naïve",
+    " 中文",
+    "👩‍👧",
+    " 1984",
+    "'s",
+    " I'll",
+    "  ",
+    ".",
+]
 
 
 def make_texts(count, seed=0):
@@ -54,17 +66,29 @@ def check_shards(out, stream, size):
     names = sorted(path.name for path in out.glob("*.npy"))
     count = -(-len(stream) // size)
     assert sorted(names, key=lambda n: n[-10:]) == [
-        f"edufineweb_{'train' if i else 'val'}_{i:06d}.npy" for i in range(count)]
+        f"edufineweb_{'train' if i else 'val'}_{i:06d}.npy" for i in range(count)
+    ]
     for i in range(count):
         shard = np.load(out / f"edufineweb_{'train' if i else 'val'}_{i:06d}.npy")
         assert shard.dtype == np.uint16 and shard.ndim == 1
-        assert np.array_equal(shard, stream[i * size:(i + 1) * size])
+        assert np.array_equal(shard, stream[i * size : (i + 1) * size])
     assert not list(out.glob("*.tmp"))
 
 
 def run(source, out, size, *flags):
-    fineweb.main(["--source", str(source), "--out", str(out), "--shard_size", str(size),
-                  "--nprocs", "2", *flags])
+    fineweb.main(
+        [
+            "--source",
+            str(source),
+            "--out",
+            str(out),
+            "--shard_size",
+            str(size),
+            "--nprocs",
+            "2",
+            *flags,
+        ]
+    )
 
 
 def fails(capsys, *flags):
@@ -110,8 +134,11 @@ def test_shards_are_the_stream(mixed, stream, tmp_path, size, tokenized_by, caps
     assert f"with {tokenized_by} on 2 threads" in printed.out
     bars = re.findall(r"(\d+)%\|", printed.out)
     assert bars[-1] == "100" and printed.err == ""
-    assert re.search(rf": 700 documents, {len(stream):,} tokens, {-(-len(stream) // size):,} "
-                     r"shards, [\d.]+ seconds$", printed.out.strip())
+    assert re.search(
+        rf": 700 documents, {len(stream):,} tokens, {-(-len(stream) // size):,} "
+        r"shards, [\d.]+ seconds$",
+        printed.out.strip(),
+    )
 
 
 def test_shards_end_where_documents_end(tmp_path):
@@ -128,9 +155,20 @@ def test_shards_end_where_documents_end(tmp_path):
 def test_traps(tmp_path, tokenized_by):
     """What the two tokenizers could see differently: both must give tiktoken's ids."""
     newer_letter, half_pair = "\U00032c43", "\ud83d"
-    texts = [newer_letter + "'s", f"x {newer_letter}'ll", half_pair, f"a{half_pair}b",
-             "<|endoftext|>", "<|endoftext|>" * 3, "", "", " \u00a0\u3000\n", "\x00",
-             "a" * 5000, "\n" * 5000]
+    texts = [
+        newer_letter + "'s",
+        f"x {newer_letter}'ll",
+        half_pair,
+        f"a{half_pair}b",
+        "<|endoftext|>",
+        "<|endoftext|>" * 3,
+        "",
+        "",
+        " \u00a0\u3000\n",
+        "\x00",
+        "a" * 5000,
+        "\n" * 5000,
+    ]
     source = write_source(tmp_path / "s", {"a.jsonl": texts * 3})
     run(source, tmp_path / "out", 1000)
     check_shards(tmp_path / "out", reference(texts * 3), 1000)
@@ -140,15 +178,16 @@ def test_traps(tmp_path, tokenized_by):
 def test_stops_early_and_goes_on(mixed, stream, tmp_path, capsys, monkeypatch, shards):
     out, read = tmp_path / "out", []
     original = fineweb.read_chunks
-    monkeypatch.setattr(fineweb, "read_chunks",
-                        lambda *a: (read.append(c.file) or c for c in original(*a)))
+    monkeypatch.setattr(
+        fineweb, "read_chunks", lambda *a: (read.append(c.file) or c for c in original(*a))
+    )
     monkeypatch.setattr(fineweb, "sample_documents", lambda files: ["a"])
     monkeypatch.setattr(fineweb, "CHUNK", 20)
     run(mixed[0], out, 2000, "--shards", str(shards))
-    check_shards(out, stream[:2000 * shards], 2000)
+    check_shards(out, stream[: 2000 * shards], 2000)
     assert 2 not in read  # d.parquet was not touched
     assert re.findall(r"(\d+)%\|", capsys.readouterr().out)[-1] == "100"
-    begun = np.sum(stream[:2000 * shards] == EOT)
+    begun = np.sum(stream[: 2000 * shards] == EOT)
     run(mixed[0], out, 2000, "--shards", str(shards))
     again = capsys.readouterr().out
     assert "nothing to do" in again and f"{begun:,} documents, {2000 * shards:,} tokens" in again
@@ -192,9 +231,24 @@ def start_script(tmp_path, how, source, out):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(root=str(ROOT)))
     return subprocess.Popen(
-        [sys.executable, str(script), how, "--source", str(source), "--out", str(out),
-         "--shard_size", "2000", "--nprocs", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        [
+            sys.executable,
+            str(script),
+            how,
+            "--source",
+            str(source),
+            "--out",
+            str(out),
+            "--shard_size",
+            "2000",
+            "--nprocs",
+            "2",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -230,9 +284,11 @@ def test_kill_and_run_again(mixed, stream, tmp_path, place, capsys):
 
 def test_gigatoken_that_differs_is_not_used(mixed, stream, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fineweb.Gigatoken, "load", lambda self: None)
-    monkeypatch.setattr(fineweb.Gigatoken, "__call__",
-                        lambda self, texts: self.reference([t.replace("naïve", "naive")
-                                                            for t in texts]))
+    monkeypatch.setattr(
+        fineweb.Gigatoken,
+        "__call__",
+        lambda self, texts: self.reference([t.replace("naïve", "naive") for t in texts]),
+    )
     run(mixed[0], tmp_path / "out", 5000)
     check_shards(tmp_path / "out", stream, 5000)
     printed = capsys.readouterr().out
@@ -242,6 +298,7 @@ def test_gigatoken_that_differs_is_not_used(mixed, stream, tmp_path, monkeypatch
 def test_gigatoken_that_fails_is_not_used(mixed, stream, tmp_path, monkeypatch, capsys):
     def fail(self):
         raise RuntimeError("no such\ninstruction")
+
     monkeypatch.setattr(fineweb.Gigatoken, "load", fail)
     run(mixed[0], tmp_path / "out", 5000)
     check_shards(tmp_path / "out", stream, 5000)
@@ -260,8 +317,13 @@ def test_gigatoken_forgets_now_and_then(mixed, stream, tmp_path, monkeypatch):
 
 def test_reader_stays_close_to_the_writer(monkeypatch):
     read = []
-    chunks = (read.append(n) or fineweb.Chunk(0, n, ["a"], 0) for n in range(100))
-    for chunk, tokens in fineweb.encode_in_order(chunks, lambda texts: np.zeros(1), threads=2):
+
+    def chunks():
+        for n in range(100):
+            read.append(n)
+            yield fineweb.Chunk(0, n, ["a"], 0)
+
+    for chunk, _ in fineweb.encode_in_order(chunks(), lambda texts: np.zeros(1), threads=2):
         assert len(read) - chunk.document <= 2 * fineweb.IN_FLIGHT
     assert chunk.document == 99
 
@@ -288,8 +350,9 @@ def test_other_runs_folders_are_refused(mixed, tmp_path, capsys):
 def test_source_without_a_train_shard(tmp_path, capsys, spare):
     texts = make_texts(50)
     source, total = write_source(tmp_path / "s", {"a.parquet": texts}), len(reference(texts))
-    line = fails(capsys, "--source", source, "--out", tmp_path / "out",
-                 "--shard_size", total + spare)
+    line = fails(
+        capsys, "--source", source, "--out", tmp_path / "out", "--shard_size", total + spare
+    )
     assert f"{total:,} tokens" in line and line.endswith(f"--shard_size {total // 10}")
     assert not (tmp_path / "out").exists()
     run(source, tmp_path / "out", total // 10)
@@ -307,7 +370,8 @@ def test_bad_sources(tmp_path, capsys, monkeypatch):
     (column / "a.parquet").write_bytes(b"PAR1 cut")
     assert "no readable parquet" in fails(capsys, *flags, column)
     assert "the source holds no text" in fails(
-        capsys, *flags, write_source(tmp_path / "none", {"a.parquet": []}))
+        capsys, *flags, write_source(tmp_path / "none", {"a.parquet": []})
+    )
     for name, line in {"field": '{"content": 1}', "cut": '{"text": "a', "list": "[1]"}.items():
         source = write_source(tmp_path / name, {})
         (source / "a.jsonl").write_text('{"text": "fine"}\n' + line)
@@ -317,9 +381,15 @@ def test_bad_sources(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["--shard_size", "0"], "shard_size: expected a whole number from 1 on, found '0'"),
-    (["--shards", "-1"], "shards"), (["--nprocs", "two"], "'two'"), (["--outt", "x"], "--outt")])
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--shard_size", "0"], "shard_size: expected a whole number from 1 on, found '0'"),
+        (["--shards", "-1"], "shards"),
+        (["--nprocs", "two"], "'two'"),
+        (["--outt", "x"], "--outt"),
+    ],
+)
 def test_bad_flags(capsys, flags, said):
     assert said in fails(capsys, *flags)
 
@@ -329,6 +399,7 @@ def test_no_network(tmp_path, capsys, monkeypatch):
 
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known\nand more")
+
     monkeypatch.setattr(hub.HfApi, "dataset_info", refuse)
     line = fails(capsys, "--out", tmp_path / "out")
     assert "(Name or service not known)" in line and "local folder" in line
@@ -345,6 +416,7 @@ def test_hub_dataset(mixed, tmp_path, capsys, monkeypatch):
     def snapshot(name, **how):
         asked.append((name, how["revision"], how["allow_patterns"]))
         return tmp_path
+
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     assert fineweb.download("o/n/x/s") == tmp_path / "x/s"
     assert asked == [("o/n", "abc", names[1:3])]

@@ -34,12 +34,14 @@ class Bigrams:
     """A stand-in for GPT whose next token depends on the last alone, by a table."""
 
     config = GPTConfig(block_size=16, vocab_size=4)
-    probs = torch.tensor([
-        [3 / 8, 1 / 4, 1 / 4, 1 / 8],  # after a: P(a), P(b), P(c), P(d)
-        [1 / 4, 1 / 4, 1 / 4, 1 / 4],
-        [1 / 8, 1 / 4, 1 / 2, 1 / 8],
-        [1 / 4, 1 / 4, 1 / 4, 1 / 4],
-    ])
+    probs = torch.tensor(
+        [
+            [3 / 8, 1 / 4, 1 / 4, 1 / 8],  # after a: P(a), P(b), P(c), P(d)
+            [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+            [1 / 8, 1 / 4, 1 / 2, 1 / 8],
+            [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+        ]
+    )
 
     def hidden(self, idx, pos=None, mask=None):
         return F.one_hot(idx, 4).float()
@@ -111,7 +113,7 @@ def assert_equals_one_by_one(path: Path, block_size: int, limit: int | None = No
     assert answers(sums, questions) == answers(expected, questions)
 
 
-# what is computed
+# ---------- What is computed ------------------------------------------------------------
 
 
 def test_a_hand_made_example():
@@ -176,9 +178,12 @@ def test_a_short_block_size_spreads_the_endings_over_rows():
     assert tokens == [[1, 2, 5, 6], [1, 2, 5, 6, 5]]
     assert [position for _, position, _ in rows[1].inputs] == [0, 1, 2, 3, 2]
     assert rows[1].predictions == [
-        (1, 5, 41), (2, 6, 41), (3, 7, 41),  # of the second ending
+        (1, 5, 41),
+        (2, 6, 41),
+        (3, 7, 41),  # of the second ending
         (1, 5, 42),
-        (1, 5, 43), (4, 6, 43),
+        (1, 5, 43),
+        (4, 6, 43),
     ]
     assert len(hellaswag.pack(context, endings, 0, 256)) == 1
 
@@ -231,7 +236,7 @@ def test_losses_are_in_fp32_under_autocast():
     torch.testing.assert_close(sums, exact, rtol=0.01, atol=0.0)
 
 
-# files
+# ---------- Files -----------------------------------------------------------------------
 
 
 def test_load_examples(tmp_path):
@@ -314,7 +319,7 @@ def test_no_network(tmp_path, monkeypatch):
         hellaswag.download(tmp_path)
 
 
-# the command
+# ---------- The command -----------------------------------------------------------------
 
 
 def test_main(monkeypatch, capsys):

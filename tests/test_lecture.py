@@ -17,20 +17,33 @@ PROOF = "def test_it():\n    assert 'loss' in open('a.py').read()\n"
 
 
 def git(repo: Path, *args: str) -> str:
-    return subprocess.run(["git", *args], cwd=repo, check=True, capture_output=True,
-                          text=True).stdout
+    return subprocess.run(
+        ["git", *args], cwd=repo, check=True, capture_output=True, text=True
+    ).stdout
 
 
-def commit(repo: Path, subject: str, files: dict[str, str], run: str = "python a.py",
-           expect: str = r"^loss: 0\.2", why: str = "it must be so.") -> None:
+def commit(
+    repo: Path,
+    subject: str,
+    files: dict[str, str],
+    run: str = "python a.py",
+    expect: str = r"^loss: 0\.2",
+    why: str = "it must be so.",
+) -> None:
     """Commit files as a lesson, or as a plain commit where the subject has no number."""
     for name, text in files.items():
         (repo / name).parent.mkdir(exist_ok=True)
         (repo / name).write_text(text)
     body = f"\n\nWhy: {why}\nLook at: a.py\n\nRun: {run}\nExpect: {expect}"
     git(repo, "add", "--all")
-    git(repo, "commit", "-q", "--allow-empty", "-m",
-        subject + (body if subject.startswith("lesson") else ""))
+    git(
+        repo,
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        subject + (body if subject.startswith("lesson") else ""),
+    )
 
 
 @pytest.fixture
@@ -57,8 +70,11 @@ def three(repo) -> Path:
     """Two good lessons, a plain commit between them, and a third whose Expect: is wrong."""
     commit(repo, "lesson 01: print a loss", {"a.py": GOOD, "tests/test_a.py": PROOF})
     commit(repo, "Say what this is", {"README.md": "about losses\n"})
-    commit(repo, "lesson 02: read a text", {"b.py": "x = 1\ny = 2\n", "input.txt": "To be\n" * 50,
-                                            "assets/log.txt": "0 train 11\n"})
+    commit(
+        repo,
+        "lesson 02: read a text",
+        {"b.py": "x = 1\ny = 2\n", "input.txt": "To be\n" * 50, "assets/log.txt": "0 train 11\n"},
+    )
     commit(repo, "lesson 03: a loss of nothing", {"c.py": "z = 3\n"}, expect=r"^loss: 0\.0")
     return repo
 
@@ -109,9 +125,12 @@ def test_check_passes_and_fails(three, capfd):
 
 
 def test_check_runs_the_tests_that_the_lesson_changes(three, capfd):
-    commit(three, "lesson 04: break the proof", {"a.py": "print('loss', 0.25)\n",
-                                                 "tests/test_a.py": PROOF + "    assert 0\n"},
-           expect="loss 0.2")
+    commit(
+        three,
+        "lesson 04: break the proof",
+        {"a.py": "print('loss', 0.25)\n", "tests/test_a.py": PROOF + "    assert 0\n"},
+        expect="loss 0.2",
+    )
     commit(three, "lesson 05: leave it broken", {"c.py": "z = 4\n"}, expect="loss 0.2")
     assert lecture.main(["check", "4..5"], three) == 1
     shown = lines(capfd)
@@ -142,8 +161,12 @@ def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
     commit(repo, "lesson 02: more of it", {"a.py": f"# more\n{rest}print('loss:', 9)\n# end\n"})
     corrected = f"# more\n{rest}print('loss:', 0.25)\n# end\n"
     assert lecture.main(["check"], repo) == 1
-    commit(repo, "lesson 03: the loss", {"a.py": corrected, "tests/test_a.py": PROOF},
-           expect="^loss: 0[.]2\nCorrects: 1..2")
+    commit(
+        repo,
+        "lesson 03: the loss",
+        {"a.py": corrected, "tests/test_a.py": PROOF},
+        expect="^loss: 0[.]2\nCorrects: 1..2",
+    )
     capfd.readouterr()
     assert lecture.main(["check"], repo) == 0
     told = [line.partition("s  ")[2] for line in lines(capfd)]
@@ -181,8 +204,15 @@ def test_commands_are_those_of_this_interpreter_in_a_clean_checkout(three, monke
     (three / "python").write_text("#!/bin/sh\necho the wrong python\n")
     (three / "python").chmod(0o755)
     run = "python -c 'import sys, os; print(sys.prefix, os.path.exists(\"untracked.txt\"))'"
-    git(three, "commit", "-q", "--allow-empty", "-m", "lesson 04: where am I\n\nWhy: to know\n"
-        f"Look at: nothing\n\nRun: {run}\nExpect: ^{sys.prefix} False$")
+    git(
+        three,
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+        "lesson 04: where am I\n\nWhy: to know\n"
+        f"Look at: nothing\n\nRun: {run}\nExpect: ^{sys.prefix} False$",
+    )
     assert lecture.main(["check", "4"], three) == 0
 
 
@@ -194,15 +224,18 @@ def test_newest_first_until_the_minutes_are_used(three, capfd):
     assert shown == ["left out, 0 minutes are used: 03 02 01", "0 passed, 0 failed"]
 
 
-@pytest.mark.parametrize("change, complaint", [
-    ({"subject": "lesson 02: " + "w" * 62}, "message: subject has 73 characters"),
-    ({"why": "w" * 90}, "message: line has 95 characters"),
-    ({"why": ""}, "message: needs one line 'Why: ...', has 0"),
-    ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
-    ({"expect": "loss: ("}, "message: Expect: is no regular expression"),
-    ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is no range like 24..36"),
-    ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"subject": "lesson 02: " + "w" * 62}, "message: subject has 73 characters"),
+        ({"why": "w" * 90}, "message: line has 95 characters"),
+        ({"why": ""}, "message: needs one line 'Why: ...', has 0"),
+        ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
+        ({"expect": "loss: ("}, "message: Expect: is no regular expression"),
+        ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is no range like 24..36"),
+        ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
+    ],
+)
 def test_the_form_of_the_message(repo, capfd, change, complaint):
     commit(repo, "lesson 01: print a loss", {})
     commit(repo, **{"subject": "lesson 02: say it", "files": {}} | change)
@@ -222,13 +255,16 @@ def test_numbers_are_consecutive(repo, capfd):
     assert shown[-1] == "0 passed, 3 failed"
 
 
-@pytest.mark.parametrize("argv, complaint", [
-    (["9"], "no lesson 09: there are 01 to 03"),
-    (["check", "2..9"], "no lesson 09"),
-    (["check", "3..1"], "empty range: write 1..3"),
-    (["check", "1-3"], "1-3 names no lesson"),
-    (["chekc"], "chekc names no lesson"),
-])
+@pytest.mark.parametrize(
+    "argv, complaint",
+    [
+        (["9"], "no lesson 09: there are 01 to 03"),
+        (["check", "2..9"], "no lesson 09"),
+        (["check", "3..1"], "empty range: write 1..3"),
+        (["check", "1-3"], "1-3 names no lesson"),
+        (["chekc"], "chekc names no lesson"),
+    ],
+)
 def test_a_bad_command_line_is_told_in_one_line(three, capfd, argv, complaint):
     assert lecture.main(argv, three) == 2
     told = capfd.readouterr()
@@ -246,8 +282,13 @@ def test_what_is_not_a_whole_history_is_told_in_one_line(three, tmp_path, capfd)
 
 
 def test_a_closed_pipe_is_no_error(three):
-    done = subprocess.run(f"{sys.executable} lecture.py 2 | true", shell=True, cwd=three,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        f"{sys.executable} lecture.py 2 | true",
+        shell=True,
+        cwd=three,
+        capture_output=True,
+        text=True,
+    )
     assert done.stderr == ""
 
 

@@ -1,4 +1,5 @@
 """log.txt and settings.json."""
+
 import json
 
 import torch
@@ -17,7 +18,12 @@ def test_a_run_can_be_read_back(tmp_path):
     result = run(*FLAGS, "--log_dir", str(tmp_path))
     lines = read(tmp_path)
     assert [line[:2] for line in lines] == [
-        ["0", "val"], ["0", "train"], ["1", "train"], ["2", "val"], ["2", "train"], ["3", "val"]
+        ["0", "val"],
+        ["0", "train"],
+        ["1", "train"],
+        ["2", "val"],
+        ["2", "train"],
+        ["3", "val"],
     ]
     assert [float(v) for _, stream, v in lines if stream == "train"] == losses(result)
     run_info = json.loads((tmp_path / "settings.json").read_text())
@@ -53,7 +59,10 @@ def test_lines_past_the_checkpoint_are_dropped(tmp_path):
         file.write("5 tr")  # a run that was killed in the middle of a line
     Log(str(tmp_path), {}, first_step=3).write(3, "train", 33)
     assert [(int(step), float(value)) for step, _, value in read(tmp_path)] == [
-        (0, 0), (1, 1), (2, 2), (3, 33)
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 33),
     ]
 
 

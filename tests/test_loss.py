@@ -1,4 +1,5 @@
 """The loss in chunks against the loss in one piece."""
+
 from dataclasses import dataclass
 
 import pytest

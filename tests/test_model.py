@@ -1,4 +1,5 @@
 """The architecture against Hugging Face's, and what makes it a GPT."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """play.ipynb: runs from top to bottom on what the repository ships, offline."""
+
 import shutil
 from pathlib import Path
 

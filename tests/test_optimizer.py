@@ -1,8 +1,9 @@
 """AdamW, clipping and who decays."""
+
 import torch
 
 from tiny import tiny_model
-from train_gpt2 import GPT, GPTConfig, Compute, train_step
+from train_gpt2 import GPT, Compute, GPTConfig, train_step
 
 
 class OneBatch:

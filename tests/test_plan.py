@@ -1,4 +1,5 @@
 """What a run says first."""
+
 from tiny import TINY_FLAGS, run
 from train_gpt2 import Compute, plan, settle
 

@@ -1,4 +1,5 @@
 """What fewer bits do to a matmul."""
+
 import numpy as np
 import torch
 

@@ -1,4 +1,5 @@
 """Weights that Hugging Face wrote, in our model."""
+
 import json
 
 import pytest

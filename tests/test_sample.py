@@ -1,4 +1,5 @@
 """Sampling: the same loop and seed over Hugging Face's model give the same tokens."""
+
 import torch
 from transformers import GPT2LMHeadModel
 

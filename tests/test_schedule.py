@@ -1,4 +1,5 @@
 """The learning rate."""
+
 from dataclasses import replace
 
 import pytest

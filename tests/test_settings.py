@@ -1,4 +1,5 @@
 """The command line."""
+
 from dataclasses import fields
 
 import pytest
@@ -42,25 +43,28 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(capsys):
     assert "--n_embd 100 does not divide by --n_head 3" in error
 
 
-@pytest.mark.parametrize("flag, value, expected", [
-    ("B", "0", "1 or more"),
-    ("T", "0", "1 or more"),
-    ("total_batch_size", "-512", "1 or more"),
-    ("n_layer", "0", "1 or more"),
-    ("n_head", "0", "1 or more"),
-    ("n_embd", "0", "1 or more"),
-    ("vocab_size", "0", "1 or more"),
-    ("val_tokens", "0", "1 or more"),
-    ("max_steps", "-5", "0 or more"),
-    ("warmup_steps", "-1", "0 or more"),
-    ("weight_decay", "-0.1", "0 or more"),
-    ("save_every", "-1", "0 or more"),
-    ("max_lr", "0.0", "more than 0"),
-    ("max_lr", "nan", "more than 0"),
-    ("grad_clip", "0.0", "more than 0"),
-    ("compile", "2", "0 or 1"),
-    ("resume", "-1", "0 or 1"),
-])
+@pytest.mark.parametrize(
+    "flag, value, expected",
+    [
+        ("B", "0", "1 or more"),
+        ("T", "0", "1 or more"),
+        ("total_batch_size", "-512", "1 or more"),
+        ("n_layer", "0", "1 or more"),
+        ("n_head", "0", "1 or more"),
+        ("n_embd", "0", "1 or more"),
+        ("vocab_size", "0", "1 or more"),
+        ("val_tokens", "0", "1 or more"),
+        ("max_steps", "-5", "0 or more"),
+        ("warmup_steps", "-1", "0 or more"),
+        ("weight_decay", "-0.1", "0 or more"),
+        ("save_every", "-1", "0 or more"),
+        ("max_lr", "0.0", "more than 0"),
+        ("max_lr", "nan", "more than 0"),
+        ("grad_clip", "0.0", "more than 0"),
+        ("compile", "2", "0 or 1"),
+        ("resume", "-1", "0 or 1"),
+    ],
+)
 def test_a_number_out_of_range_is_refused(capsys, flag, value, expected):
     assert f"--{flag} {value}: expected {expected}\n" in error_of(capsys, f"--{flag}", value)
 

@@ -1,12 +1,10 @@
 """tokenizer.py: GPT-2's ids, offline, with damage and absence noticed."""
+
 import socket
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import tokenizer
 from support.errors import UserError
 
@@ -17,6 +15,7 @@ HELLO = [15496, 11, 314, 1101, 257, 3303, 2746, 11]
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no network in this test")
+
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -26,6 +25,7 @@ def no_network(monkeypatch):
 def no_package(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
+
     monkeypatch.setattr(metadata, "distribution", missing)
 
 
@@ -38,8 +38,18 @@ def test_ids_without_network(no_network):
     assert 50256 not in encoding.encode_ordinary("a<|endoftext|>b")
 
 
-@pytest.mark.parametrize("text", ["", " ", "naïve café — “quotes”", "日本語 русский العربية",
-                                  "👩‍👩‍👧 𝕏\u0301", "\t\r\n  \u00a0\u3000 x", "\x00\x7f"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "naïve café — “quotes”",
+        "日本語 русский العربية",
+        "👩‍👩‍👧 𝕏\u0301",
+        "\t\r\n  \u00a0\u3000 x",
+        "\x00\x7f",
+    ],
+)
 def test_unicode_comes_back(text):
     encoding = tokenizer.get_encoding()
     assert encoding.decode(encoding.encode_ordinary(text)) == text

@@ -1,4 +1,5 @@
 """The loop learns."""
+
 import torch
 
 from tiny import TINY_FLAGS, losses, run, tiny_model

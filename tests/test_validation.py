@@ -1,4 +1,5 @@
 """Validation: fixed tokens, whatever B and the number of processes."""
+
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,5 @@
 """Small things that several tests use."""
+
 import os
 import subprocess
 import sys
