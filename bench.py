@@ -37,8 +37,8 @@ import torch
 import fineweb
 import hellaswag
 from support import peers
+from support.cli import Parser, UserError, one_line_errors, positive
 from support.compute import flops_per_token, has_bfloat16, peak_flops
-from support.errors import UserError, one_line_errors
 from support.loss import chunked_cross_entropy
 from support.peers import Run, new_model
 from support.tokenizer import N_VOCAB, get_encoding
@@ -541,9 +541,9 @@ def device_name(device_type: str) -> str:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = fineweb.Parser(description="Measure this project against what one would pick instead.")
+    parser = Parser(description="Measure this project against what one would pick instead.")
     parser.add_argument("what", nargs="?", default="all", choices=[*COMMANDS, "all"])
-    parser.add_argument("--pairs", type=fineweb.positive, default=5, help="turns of each side")
+    parser.add_argument("--pairs", type=positive, default=5, help="turns of each side")
     parser.add_argument("--source", help="tokenize: a folder of .parquet or .jsonl files")
     parser.add_argument("--data", help="hellaswag: a hellaswag_val.jsonl")
     return parser.parse_args(argv)

@@ -33,12 +33,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from support.errors import UserError, one_line_errors
+from support.cli import Parser, UserError, one_line_errors, positive
 from support.tokenizer import EOT, get_encoding
 
 if TYPE_CHECKING:
@@ -475,17 +475,6 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         write_shards(files, out, progress, last, encode, threads, show)
         bar.total = bar.n  # the source may end before --shards does
     return progress
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the flags)")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
-    return int(text)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

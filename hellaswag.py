@@ -40,7 +40,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from support.errors import UserError, one_line_errors
+from support.cli import Parser, UserError, one_line_errors, positive
 
 if TYPE_CHECKING:
     import tiktoken
@@ -286,9 +286,8 @@ def share(rank: int, world_size: int, barrier: Callable[[], None]) -> list[dict[
     return load_examples(path)[rank::world_size] if can_score and path.exists() else []
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Score one model; argv are the command line's arguments."""
-    parser = argparse.ArgumentParser(description="HellaSwag accuracy of a model, completion style")
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description="HellaSwag accuracy of a model, completion style")
     parser.add_argument(
         "--model",
         default="gpt2",
@@ -296,18 +295,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--data", help="a hellaswag_val.jsonl; downloaded if not given")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; the best there is if not given")
-    parser.add_argument("--limit", type=int, help="only the first so many examples")
-    args = parser.parse_args(argv)
+    parser.add_argument("--limit", type=positive, help="only the first so many examples")
+    return parser.parse_args(argv)
 
-    from tqdm import tqdm
 
-    import train_gpt2
-    from support.tokenizer import get_encoding
-
+def main(argv: list[str] | None = None) -> None:
+    """Score one model; argv are the command line's arguments."""
     with one_line_errors():
-        if args.limit is not None and args.limit < 1:
-            raise UserError(f"--limit {args.limit}: expected 1 or more examples")
+        args = parse_args(argv)
         examples = load_examples(args.data or download())[: args.limit]
+
+        from tqdm import tqdm
+
+        import train_gpt2
+        from support.tokenizer import get_encoding
+
         compute = train_gpt2.start_compute(args.device, None)
         model = train_gpt2.load_model(args.model).to(compute.device).eval()
         with compute.autocast():

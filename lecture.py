@@ -35,6 +35,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from support.cli import Parser, UserError, one_line_errors
+
 ROOT = Path(__file__).resolve().parent
 DATA = ("input.txt", "*.ipynb", "assets", "tests/data")  # git pathspecs
 RUN_SECONDS = 60  # what a Run: line may take on two cores
@@ -44,10 +46,6 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 FIELDS = ("Why", "Look at", "Run", "Expect")
 SUBJECT_WIDTH, BODY_WIDTH = 72, 88
 TAIL_LINES = 15
-
-
-class Unusable(Exception):
-    """The user's mistake: told in one line, exit status 2."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,10 @@ def git(root: Path, *args: str) -> str:
             errors="replace",
         )
     except FileNotFoundError:
-        raise Unusable("git was not found: install it, the lessons are its commits") from None
+        raise UserError("git was not found: install it, the lessons are its commits") from None
     if done.returncode:
         complaint = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise Unusable(f"git {args[0]}: {complaint[-1]}")
+        raise UserError(f"git {args[0]}: {complaint[-1]}")
     return done.stdout
 
 
@@ -118,10 +116,10 @@ def read_lessons(root: Path) -> list[Lesson]:
     """All lessons reachable from HEAD, the oldest first."""
     try:
         shallow = git(root, "rev-parse", "--is-shallow-repository").strip() == "true"
-    except Unusable as error:
-        raise Unusable(f"{error} (the lessons are commits: get them with git clone)") from None
+    except UserError as error:
+        raise UserError(f"{error} (the lessons are commits: get them with git clone)") from None
     if shallow:
-        raise Unusable("this clone is shallow and lacks lessons: type git fetch --unshallow")
+        raise UserError("this clone is shallow and lacks lessons: type git fetch --unshallow")
     log = git(
         root,
         "log",
@@ -139,7 +137,7 @@ def read_lessons(root: Path) -> list[Lesson]:
             previous = lessons[-1].number if lessons else 0
             lessons.append(Lesson(int(found[1]), found[2], sha, message, previous))
     if not lessons:
-        raise Unusable('no commit here has a subject like "lesson 01: ..."')
+        raise UserError('no commit here has a subject like "lesson 01: ..."')
     return [corrected(lesson, lessons) for lesson in lessons]
 
 
@@ -156,17 +154,17 @@ def select(lessons: list[Lesson], which: str | None) -> list[Lesson]:
         return lessons
     found = re.fullmatch(r"(\d+)(?:(\.\.)(\d*))?", which)
     if not found:
-        raise Unusable(f"{which} names no lesson: write 8, 8..14, 8.. or check")
+        raise UserError(f"{which} names no lesson: write 8, 8..14, 8.. or check")
     numbers = [lesson.number for lesson in lessons]
     first = int(found[1])
     last = int(found[3]) if found[3] else max(numbers) if found[2] else first
     for number in (first, last):
         if number not in numbers:
-            raise Unusable(
+            raise UserError(
                 f"no lesson {number:02d}: there are {min(numbers):02d} to {max(numbers):02d}"
             )
     if last < first:
-        raise Unusable(f"{which} is an empty range: write {last}..{first}")
+        raise UserError(f"{which} is an empty range: write {last}..{first}")
     return [lesson for lesson in lessons if first <= lesson.number <= last]
 
 
@@ -403,7 +401,7 @@ def run_lesson(root: Path, lesson: Lesson) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, prog="lecture.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", help="a lesson's number, or the word check")
@@ -438,18 +436,16 @@ def act(args: argparse.Namespace, root: Path) -> int:
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
-    args = parse(argv)
+    """The command line; returns the exit status, but for a user's mistake, which exits with 2."""
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         os.environ.pop(name, None)  # set by hooks and `git rebase --exec` for another repository
     # As an exception, so that worktrees and processes are cleaned up as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        status = act(args, root)
-        sys.stdout.flush()
-        return status
-    except Unusable as error:
-        print(f"lecture.py: {error}", file=sys.stderr)
-        return 2
+        with one_line_errors():
+            status = act(parse(argv), root)
+            sys.stdout.flush()
+            return status
     except BrokenPipeError:  # `python lecture.py | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

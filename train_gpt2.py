@@ -25,9 +25,17 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import hellaswag
-from support.cli import MIN_0, MIN_1, POSITIVE, SWITCH, flag, parse_flags
+from support.cli import (
+    MIN_0,
+    MIN_1,
+    POSITIVE,
+    SWITCH,
+    UserError,
+    flag,
+    one_line_errors,
+    parse_flags,
+)
 from support.compute import has_bfloat16, is_out_of_memory, speed
-from support.errors import UserError, one_line_errors
 from support.hugging_face import read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
 from support.runs import (

@@ -1,12 +1,59 @@
-"""A frozen dataclass as the command line: one field, one flag."""
+"""The command line of all scripts: flags, and one line with exit code 2 for a user's mistake."""
 
 import argparse
 import difflib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn
 
-from support.errors import UserError
+
+class UserError(ValueError):
+    """Says what was found, what was expected and what to type."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Around main(): print a UserError as one line (rank 0 only) and exit with code 2.
+
+    Everything else keeps its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is a UserError, and an unknown flag names the nearest one."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (--help lists the flags)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], self._option_string_actions)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+            raise UserError(f"unknown flag {unknown[0]}: {hint}")
+        return given
+
+
+def positive(text: str) -> int:
+    """The `type` of a flag that takes a whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
+
+
+# ---------- A frozen dataclass as the command line: one field, one flag -------------------
 
 
 @dataclass(frozen=True)
@@ -33,27 +80,18 @@ def flag(default: Any, text: str, valid: Valid = TEXT, kind: type | None = None)
 def parse_flags(settings: type, argv: list[str] | None, epilog: str) -> dict[str, Any]:
     """The flags that were typed, by field name.
 
-    Raises UserError for a value of the wrong kind, for one out of range, and for an unknown flag,
-    naming the nearest.
+    Raises UserError for a value of the wrong kind, for one out of range, and for an unknown
+    flag.
     """
-    parser = argparse.ArgumentParser(
-        epilog=epilog, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS
-    )
+    parser = Parser(epilog=epilog, argument_default=argparse.SUPPRESS)
     for f in fields(settings):
         default = "" if f.default is None else f" (default: {f.default})"
         parser.add_argument(
             f"--{f.name}", type=f.metadata["kind"], metavar="X", help=f.metadata["help"] + default
         )
-    try:
-        given, unknown = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; --help shows all flags") from error
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], [f"--{f.name}" for f in fields(settings)])
-        hint = f"did you mean {near[0]}?" if near else "--help shows all flags"
-        raise UserError(f"unknown flag {unknown[0]}: {hint}")
+    given = vars(parser.parse_args(argv))
     for f in fields(settings):
         valid = f.metadata["valid"]
-        if f.name in given and not valid.holds(getattr(given, f.name)):
-            raise UserError(f"--{f.name} {getattr(given, f.name)}: expected {valid.words}")
-    return vars(given)
+        if f.name in given and not valid.holds(given[f.name]):
+            raise UserError(f"--{f.name} {given[f.name]}: expected {valid.words}")
+    return given

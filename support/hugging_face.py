@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from support.errors import UserError
+from support.cli import UserError
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # 124M, 355M, 774M, 1558M
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from support.errors import UserError
+from support.cli import UserError
 
 
 class Log:

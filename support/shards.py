@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.errors import UserError
+from support.cli import UserError
 from support.tokenizer import get_encoding
 
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.errors import UserError
+from support.cli import UserError
 
 if TYPE_CHECKING:
     import tiktoken

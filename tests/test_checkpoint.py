@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support import runs
-from support.errors import UserError
+from support.cli import UserError
 from support.runs import newest_checkpoint
 from tiny import TINY_FLAGS, run, tiny_model
 from train_gpt2 import Compute, Settings, load_model, main

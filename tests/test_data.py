@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.errors import UserError
+from support.cli import UserError
 from support.shards import load_shard, load_split
 from tiny import ROOT, write_shards
 from train_gpt2 import DataLoaderLite

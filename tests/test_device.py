@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from support.cli import UserError
 from support.compute import peak_flops
-from support.errors import UserError
 from train_gpt2 import Compute, pick_device, start_compute
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import hellaswag
 import train_gpt2
-from support.errors import UserError
+from support.cli import UserError
 from support.tokenizer import get_encoding
 from train_gpt2 import GPT, GPTConfig
 

@@ -61,6 +61,8 @@ def repo(tmp_path, monkeypatch) -> Path:
     root.mkdir()
     git(root, "init", "-q")
     shutil.copy(lecture.__file__, root)
+    without_cache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(lecture.ROOT / "support", root / "support", ignore=without_cache)
     commit(root, "Add the reader of the lessons", {})
     return root
 
@@ -81,6 +83,13 @@ def three(repo) -> Path:
 
 def lines(capfd) -> list[str]:
     return capfd.readouterr().out.splitlines()
+
+
+def exit_code(argv: list[str], root: Path) -> int:
+    """Of a command line that is a mistake."""
+    with pytest.raises(SystemExit) as stop:
+        lecture.main(argv, root)
+    return stop.value.code
 
 
 def no_worktree_left(repo: Path) -> bool:
@@ -266,17 +275,17 @@ def test_numbers_are_consecutive(repo, capfd):
     ],
 )
 def test_a_bad_command_line_is_told_in_one_line(three, capfd, argv, complaint):
-    assert lecture.main(argv, three) == 2
+    assert exit_code(argv, three) == 2
     told = capfd.readouterr()
     assert told.out == "" and len(told.err.splitlines()) == 1 and complaint in told.err
 
 
 def test_what_is_not_a_whole_history_is_told_in_one_line(three, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
-    assert lecture.main([], tmp_path / "empty") == 2
+    assert exit_code([], tmp_path / "empty") == 2
     assert "not a git repository" in capfd.readouterr().err
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{three}", "shallow")
-    assert lecture.main(["check"], tmp_path / "shallow") == 2
+    assert exit_code(["check"], tmp_path / "shallow") == 2
     told = capfd.readouterr().err
     assert "git fetch --unshallow" in told and len(told.splitlines()) == 1
 

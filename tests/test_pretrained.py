@@ -7,7 +7,7 @@ import requests
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from support.errors import UserError
+from support.cli import UserError
 from tiny import logits
 from train_gpt2 import GPT
 

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from support import tokenizer
-from support.errors import UserError
+from support.cli import UserError
 
 HELLO = [15496, 11, 314, 1101, 257, 3303, 2746, 11]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from support.errors import UserError
+from support.cli import UserError
 from tiny import TINY_FLAGS, losses, run, tiny_model, write_shards
 from train_gpt2 import Compute, DataLoaderLite, validation_loss
 
