@@ -33,12 +33,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from support.cli import Parser, UserError, one_line_errors, positive
+from support.files import whole_file, write_whole
 from support.tokenizer import EOT, get_encoding
 
 if TYPE_CHECKING:
@@ -323,19 +324,9 @@ class Progress:
         return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.shards:,} shards"
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """write(file) under a temporary name, then rename: the file is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def save_progress(out: Path, progress: Progress) -> None:
     text = json.dumps(asdict(progress), indent=1)
-    write_file(out / "progress.json", lambda file: file.write(text.encode()))
+    write_whole(out / "progress.json", text)
 
 
 def shard_path(out: Path, index: int) -> Path:
@@ -417,7 +408,8 @@ def write_shards(
 
 def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: int) -> None:
     """Save the shard, then (a crash between the two repeats the shard) the progress."""
-    write_file(shard_path(out, progress.shards), lambda file: np.save(file, shard))
+    with whole_file(shard_path(out, progress.shards)) as file:
+        np.save(file, shard)
     progress.shards += 1
     progress.tokens += len(shard)
     progress.documents = documents
@@ -457,8 +449,8 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else "")
     )
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob("*.tmp"):
-        leftover.unlink()
+    for leftover in (*out.glob("edufineweb_*.tmp"), *out.glob("progress.json.*.tmp")):
+        leftover.unlink()  # of a run that was killed while it wrote
     save_progress(out, progress)
     with tqdm(
         total=total,

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +40,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from support.cli import Parser, UserError, one_line_errors, positive
+from support.files import write_whole
 
 if TYPE_CHECKING:
     import tiktoken
@@ -74,9 +74,7 @@ def download(folder: str | Path = "hellaswag") -> Path:
     if num_lines != NUM_EXAMPLES:
         raise UserError(f"{URL} sent {num_lines} lines, expected {NUM_EXAMPLES}: {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(response.content)
-    os.replace(temporary, path)  # the name stands for a whole file, whatever happens
+    write_whole(path, response.content)
     return path
 
 

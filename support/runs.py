@@ -1,22 +1,20 @@
 """What a run leaves in its log_dir: log.txt, settings.json and checkpoints; never half a file."""
 
 import json
-import os
 import pickle
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from support.cli import UserError
+from support.files import whole_file, write_whole
 
 
 class Log:
@@ -32,14 +30,16 @@ class Log:
         if not self.is_writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.parent.glob("model_*.pt.*.tmp"):
+            leftover.unlink()  # of a run that was killed while it saved
         if first_step == 0:
             keep_earlier_run(self.path.parent)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         lines = [line for line in lines if int(line.split()[0]) < first_step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in lines))
+        write_whole(self.path, "".join(f"{line}\n" for line in lines))
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         text = json.dumps({**run, **versions, "commit": git_commit()}, indent=2) + "\n"
-        write_atomically(self.path.parent / "settings.json", text)
+        write_whole(self.path.parent / "settings.json", text)
 
     def write(self, step: int, stream: str, value: float) -> None:
         if self.is_writer:
@@ -68,22 +68,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     except OSError:  # no git
         return None
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when it is complete and on the disk."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())
 
 
 def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:

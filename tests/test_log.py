@@ -70,3 +70,10 @@ def test_checkpoints_of_an_earlier_run_are_kept_too(tmp_path):
     torch.save({}, tmp_path / "model_00005.pt")
     Log(str(tmp_path), {})
     assert not list(tmp_path.glob("*.pt")) and list(tmp_path.glob("run-*/model_00005.pt"))
+
+
+def test_half_a_checkpoint_of_a_killed_run_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "model_00005.pt.123.tmp").touch()
+    (tmp_path / "mine.tmp").touch()
+    Log(str(tmp_path), {})
+    assert not list(tmp_path.glob("model_*")) and (tmp_path / "mine.tmp").exists()
