@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -223,12 +224,13 @@ def score(
 
     Many questions are one forward pass. `progress` wraps the loop over the batches.
     """
-    block_size = model.config.block_size
+    block_size, n_layer = model.config.block_size, model.config.n_layer
     rows = [row for i, q in enumerate(questions) for row in pack(*q, 4 * i, block_size)]
     sums = torch.zeros(4 * len(questions), device=device)
     for batch in progress(batches(rows, CPU_TOKENS if device == "cpu" else GPU_TOKENS)):
         idx, pos, mask, *predictions = collate(batch, device)
-        x = model.hidden(idx, pos, mask).flatten(0, 1)  # (B * T, n_embd)
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask)
+        x = model.hidden(idx, pos, [attend] * n_layer).flatten(0, 1)  # (B * T, n_embd)
         for sources, targets, owners in zip(*(p.split(LOGIT_ROWS) for p in predictions)):
             logits = model.lm_head(x[sources]).float()  # (LOGIT_ROWS, vocab)
             losses = F.cross_entropy(logits, targets, reduction="none")

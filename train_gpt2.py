@@ -12,6 +12,7 @@ The way of the data: bytes -> tokens (support/tokenizer.py, fineweb.py) -> batch
 import math
 import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,8 +64,19 @@ class GPTConfig:
     n_embd: int = 768
 
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def attend_causally(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Each token reads from itself and from those before it; all are (B, nh, T, hs).
+
+    = softmax(q @ k.mT / sqrt(hs), -inf where the key comes later than the query) @ v
+    """
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
 class CausalSelfAttention(nn.Module):
-    """Where tokens communicate: each reads from itself and from those before it."""
+    """Where tokens communicate."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -74,14 +86,13 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.c_proj.adds_to_residual = True
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, attend: Attend = attend_causally) -> torch.Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)
         q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
         v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        y = attend(q, k, v).transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return self.c_proj(y)
 
 
@@ -109,8 +120,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x), mask)
+    def forward(self, x: torch.Tensor, attend: Attend = attend_causally) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), attend)
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -155,27 +166,33 @@ class GPT(nn.Module):
             nn.init.normal_(module.weight, std=0.01 if module is self.transformer.wpe else 0.02)
 
     def hidden(
-        self, idx: torch.Tensor, pos: torch.Tensor | None = None, mask: torch.Tensor | None = None
+        self,
+        idx: torch.Tensor,
+        pos: torch.Tensor | None = None,
+        attends: list[Attend] | None = None,
     ) -> torch.Tensor:
         """Token ids (B, T) -> what `blocks` makes of their embeddings, (B, T, n_embd)."""
-        return self.blocks(self.transformer.wte(idx), pos, mask)
+        return self.blocks(self.transformer.wte(idx), pos, attends)
 
     def blocks(
-        self, x: torch.Tensor, pos: torch.Tensor | None = None, mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        pos: torch.Tensor | None = None,
+        attends: list[Attend] | None = None,
     ) -> torch.Tensor:
         """Embedded tokens (B, T, n_embd) -> the residual stream after the last LayerNorm.
 
-        pos (T) or (B, T), the tokens' positions, counts from 0 where it is not given; mask
-        (B, 1, T, T), True where a token may look, is causal where it is not given.
+        pos (T) or (B, T), the tokens' positions, counts from 0 if not given; attends, one
+        function of (q, k, v) per layer, says who reads from whom: causal if not given.
 
         Raises ValueError when T is over block_size.
         """
-        T, limit = x.size(1), self.config.block_size
+        T, limit, n_layer = x.size(1), self.config.block_size, self.config.n_layer
         if T > limit:
             raise ValueError(f"a sequence of {T} tokens does not fit block_size {limit}")
         x = x + self.transformer.wpe(torch.arange(T, device=x.device) if pos is None else pos)
-        for block in self.transformer.h:
-            x = block(x, mask)
+        for block, attend in zip(self.transformer.h, attends or [attend_causally] * n_layer):
+            x = block(x, attend)
         return self.transformer.ln_f(x)
 
     def forward(
