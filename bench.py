@@ -33,28 +33,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import fineweb
 import hellaswag
 from support import peers
 from support.cli import Parser, UserError, one_line_errors, positive
-from support.compute import flops_per_token, has_bfloat16, peak_flops
-from support.loss import chunked_cross_entropy
-from support.peers import Run, new_model
-from support.tokenizer import N_VOCAB, get_encoding
-from train_gpt2 import (
-    SMALL,
+from support.compute import (
     Compute,
-    DataLoaderLite,
-    Settings,
     compile_or_not,
-    get_lr,
+    has_bfloat16,
+    peak_flops,
     pick_device,
-    settle,
     start_compute,
-    start_model,
-    train_step,
+    use_large_pages,
 )
+from support.loss import chunked_cross_entropy
+from support.peers import Run
+from support.plan import SMALL, settle
+from support.tokenizer import N_VOCAB, get_encoding
+from train_gpt2 import GPT, DataLoaderLite, Settings, get_lr, start_model, train_step
 
 HERE = Path(__file__).parent
 TEXT = HERE / "input.txt"
@@ -173,20 +171,51 @@ def rates(amount: int, *sides: list[Turn]) -> list[list[float]]:
 # ---------- Training steps --------------------------------------------------------------
 
 
-def large_pages() -> None:
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as train_gpt2.main does
+def new_model(s: Settings) -> GPT:
+    """The same weights in every process."""
+    torch.manual_seed(s.seed)
+    return start_model(s).to(s.device)
+
+
+def batches(s: Settings, compute: Compute) -> peers.Batches:
+    """The same in every process."""
+    loader = DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    return (compute.to_device(*loader.next_batch()) for _ in count())
+
+
+def learning_rates(s: Settings) -> Iterator[float]:
+    return (get_lr(step, s) for step in count())
 
 
 def our_step(s: Settings) -> Run:
     """A step of train_gpt2.py; returns the loss."""
-    large_pages()
+    use_large_pages()
     compute = start_compute(s.device, s.dtype)
     raw_model, loader = new_model(s), DataLoaderLite(s.B, s.T, data_root=s.data_root)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
-    model = compile_or_not(raw_model, s, compute)
-    lrs = (get_lr(step, s) for step in count())
+    model = compile_or_not(raw_model, compute, s.compile, s.B, s.T)
+    lrs = learning_rates(s)
     step = partial(train_step, model, optimizer, loader, compute, 1, grad_clip=s.grad_clip)
     return lambda: step(learning_rate=next(lrs))[0].item()
+
+
+def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool = False) -> Run:
+    """A step of the plain form, from the same weights on the same batches."""
+    compute = start_compute(s.device, s.dtype)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    model = peers.plain_model(new_model(s), flash)
+    return peers.plain_step(model, batches(s, compute), learning_rates(s), compute, s, fused)
+
+
+def transformers_model(s: Settings) -> nn.Module:
+    with torch.device("meta"):
+        config = start_model(s).config
+    return peers.transformers_model(config).to(s.device)
+
+
+def transformers_step(s: Settings) -> Run:
+    compute = start_compute(s.device, s.dtype)
+    return peers.transformers_step(transformers_model(s), batches(s, compute), compute, s)
 
 
 @dataclass(frozen=True)
@@ -202,7 +231,9 @@ class Bench:
         """Of steps of one micro-batch; the small model where `given` has no other shape."""
         dtype = str(self.compute.dtype).removeprefix("torch.")
         run = dict(B=B, T=T, total_batch_size=B * T, data_root=str(TEXT), dtype=dtype)
-        return settle({**SMALL, **run, "device": self.compute.device, **given}, self.compute)
+        return settle(
+            Settings(), {**SMALL, **run, "device": self.compute.device, **given}, self.compute
+        )
 
     def gpt2(self) -> Settings:
         """124M parameters, on as many tokens as suit the device."""
@@ -240,7 +271,7 @@ def compare_gpt2(bench: Bench, speed: str | None, memory: str | None) -> None:
         if dtype == "bfloat16" and not has_bfloat16(bench.compute.device_type):
             print_row(f"step of 124M, {dtype}", "not measured: the hardware has none", "", "", "")
         else:
-            theirs = partial(peers.plain_step, replace(s, compile=0))
+            theirs = partial(plain_step, replace(s, compile=0))
             compare_steps(s, bench.pairs, "plain form", theirs, speed, memory)
 
 
@@ -248,9 +279,9 @@ def train(bench: Bench) -> None:
     """Training steps: ours, the plain form's, and transformers'; on a GPU also the ladder."""
     compare_gpt2(bench, "at least 1.5", "at most 0.5")
     gpt2, small = bench.gpt2(), bench.small()
-    compare_steps(gpt2, bench.pairs, "transformers", partial(peers.transformers_step, gpt2), "")
-    plain = partial(peers.plain_step, replace(small, compile=0))
-    others = partial(peers.transformers_step, small)
+    compare_steps(gpt2, bench.pairs, "transformers", partial(transformers_step, gpt2), "")
+    plain = partial(plain_step, replace(small, compile=0))
+    others = partial(transformers_step, small)
     compare_steps(small, 4 * bench.pairs, "plain form", plain, "at least 2")
     compare_steps(small, 4 * bench.pairs, "transformers", others, "")
     if bench.compute.device_type == "cuda":
@@ -264,12 +295,12 @@ def memory(bench: Bench) -> None:
 
 
 def our_head(s: Settings) -> Run:
-    large_pages()
+    use_large_pages()
     return peers.head(s, chunked_cross_entropy)
 
 
 def matmuls(s: Settings) -> Run:
-    large_pages()
+    use_large_pages()
     return peers.three_matmuls(s)
 
 
@@ -292,7 +323,7 @@ def compare_losses(s: Settings, steps: int) -> None:
     The rate must be one at which training is stable: else any change of the order of a sum,
     such as another number of threads, grows into another curve.
     """
-    sides = take_turns(steps, partial(our_step, s), partial(peers.plain_step, s), warm_ups=0)
+    sides = take_turns(steps, partial(our_step, s), partial(plain_step, s), warm_ups=0)
     losses = [(ours.value, plain.value) for ours, plain in zip(*sides)]
     print_head("loss, same weights and tokens", "ours", "plain form", "difference", "target")
     for step in sorted({*range(0, steps, 10), steps - 1}):
@@ -305,16 +336,16 @@ def compare_losses(s: Settings, steps: int) -> None:
 def ladder(s: Settings) -> Iterator[tuple[str, Make]]:
     """The lessons on speed; each rung switches on one thing more than the one before."""
     s = replace(s, dtype="float32", compile=0, vocab_size=N_VOCAB)
-    yield "float32", partial(peers.plain_step, s, tf32=False, flash=False)
-    yield "TF32", partial(peers.plain_step, s, flash=False)
+    yield "float32", partial(plain_step, s, tf32=False, flash=False)
+    yield "TF32", partial(plain_step, s, flash=False)
     s = replace(s, dtype="bfloat16")
-    yield "bfloat16", partial(peers.plain_step, s, flash=False)
+    yield "bfloat16", partial(plain_step, s, flash=False)
     s = replace(s, compile=1)
-    yield "torch.compile", partial(peers.plain_step, s, flash=False)
-    yield "flash attention", partial(peers.plain_step, s)
+    yield "torch.compile", partial(plain_step, s, flash=False)
+    yield "flash attention", partial(plain_step, s)
     s = replace(s, vocab_size=Settings.vocab_size)
-    yield f"vocabulary of {s.vocab_size}", partial(peers.plain_step, s)
-    yield "fused AdamW", partial(peers.plain_step, s, fused=True)
+    yield f"vocabulary of {s.vocab_size}", partial(plain_step, s)
+    yield "fused AdamW", partial(plain_step, s, fused=True)
     yield "loss in chunks: train_gpt2.py", partial(our_step, s)
 
 
@@ -327,7 +358,7 @@ def print_speed(name: str, s: Settings, make: Make, turns: int) -> None:
         return
     seconds, tokens = median(turn.seconds for turn in side), s.B * s.T
     with torch.device("meta"):
-        flops = flops_per_token(start_model(s)) * tokens / seconds
+        flops = start_model(s).flops_per_token() * tokens / seconds
     peak = peak_flops(s.device.partition(":")[0])
     gigabytes = max(turn.peak_bytes for turn in side) / 1e9
     print_row(
@@ -357,7 +388,12 @@ def gpu_tables(bench: Bench) -> None:
 
 def hundred_batches(s: Settings) -> Run:
     loader = DataLoaderLite(s.B, s.T, data_root=s.data_root)
-    return lambda: [loader.next_batch() for _ in range(100)] and None
+
+    def run() -> None:
+        for _ in range(100):
+            loader.next_batch()
+
+    return run
 
 
 def data(bench: Bench, num_tokens: int = 100_000_000) -> None:
@@ -393,6 +429,15 @@ def our_shards(files: dict[Path, int], out: Path, shard_size: int, kind: type) -
     return run
 
 
+def plain_shards(files: dict[Path, int], out: Path, shard_size: int) -> Run:
+    out.mkdir()
+
+    def texts() -> Iterator[str]:
+        return (text for chunk in fineweb.read_chunks(files) for text in chunk.texts)
+
+    return peers.plain_shards(texts, partial(fineweb.shard_path, out), shard_size)
+
+
 def write_documents(folder: Path, megabytes: float) -> None:
     """A parquet file of documents like the web's in length: paragraphs of input.txt, shuffled."""
     import pyarrow
@@ -420,7 +465,7 @@ def tokenize(bench: Bench, megabytes: float = 33) -> None:
         files = fineweb.find_files(bench.source or name)
         shard_size = max(1, sum(files.values()) // 16)  # a handful of shards
         makes = [partial(our_shards, files, folder / kind.name, shard_size, kind) for kind in kinds]
-        plain = partial(peers.plain_shards, files, folder / "plain", shard_size)
+        plain = partial(plain_shards, files, folder / "plain", shard_size)
         *sides, theirs = take_turns(bench.pairs, *makes, plain)
         documents = sides[0][0].value
         shards = [path.name for path in (folder / "plain").iterdir()]
@@ -455,10 +500,17 @@ def our_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
     return run
 
 
+def plain_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
+    """One example per forward; returns the same."""
+    compute, model = start_compute(s.device, s.dtype), peers.plain_model(new_model(s))
+    render = partial(hellaswag.render, encoding=get_encoding())
+    return peers.plain_scoring(model, examples, render, compute)
+
+
 def score_hellaswag(bench: Bench, num: int = 32) -> None:
     """HellaSwag in batches against one example per forward."""
     s, examples = replace(bench.gpt2(), T=1024), load_hellaswag(bench.data, num)
-    makes = our_scoring, peers.plain_scoring
+    makes = our_scoring, plain_scoring
     sides = take_turns(bench.pairs, *(partial(make, s, examples) for make in makes))
     what = f"HellaSwag, 124M, {s.dtype}; one example per forward"
     compare(what, "examples/s", *rates(num, *sides), "at least 2.3")
@@ -470,9 +522,13 @@ def score_hellaswag(bench: Bench, num: int = 32) -> None:
     print_row(f"right of {num}, float32: acc, acc_norm", ours, theirs, verdict, "the same")
 
 
+def prompt(s: Settings) -> torch.Tensor:
+    return torch.arange(32, device=s.device).repeat(4, 1)  # (4, 32)
+
+
 def our_samples(s: Settings, new_tokens: int) -> Run:
     """Four rows of train_gpt2.py's generate."""
-    compute, model, idx = start_compute(s.device, s.dtype), new_model(s), peers.prompt(s)
+    compute, model, idx = start_compute(s.device, s.dtype), new_model(s), prompt(s)
 
     def run() -> torch.Tensor:
         with compute.autocast():
@@ -481,10 +537,20 @@ def our_samples(s: Settings, new_tokens: int) -> Run:
     return run
 
 
+def plain_samples(s: Settings, new_tokens: int) -> Run:
+    compute, model = start_compute(s.device, s.dtype), peers.plain_model(new_model(s))
+    return peers.plain_samples(model, prompt(s), new_tokens, compute)
+
+
+def transformers_samples(s: Settings, new_tokens: int) -> Run:
+    compute = start_compute(s.device, s.dtype)
+    return peers.transformers_samples(transformers_model(s), prompt(s), new_tokens, compute)
+
+
 def generate(bench: Bench, new_tokens: int = 64) -> None:
     """Sampling: ours, without a cache so far, the plain loop, and transformers with its cache."""
     s = bench.gpt2()
-    makes = our_samples, peers.plain_samples, peers.transformers_samples
+    makes = our_samples, plain_samples, transformers_samples
     sides = take_turns(bench.pairs, *(partial(make, s, new_tokens) for make in makes))
     sides = rates(4 * new_tokens, *sides)
     for name, theirs in zip(("plain loop", "transformers with its cache"), sides[1:]):

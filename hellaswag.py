@@ -307,11 +307,12 @@ def main(argv: list[str] | None = None) -> None:
 
         from tqdm import tqdm
 
-        import train_gpt2
+        from support.compute import start_compute
         from support.tokenizer import get_encoding
+        from train_gpt2 import load_model
 
-        compute = train_gpt2.start_compute(args.device, None)
-        model = train_gpt2.load_model(args.model).to(compute.device).eval()
+        compute = start_compute(args.device, None)
+        model = load_model(args.model).to(compute.device).eval()
         with compute.autocast():
             correct = evaluate(model, examples, get_encoding(), compute.device, tqdm)
     for name, num in zip(("acc", "acc_norm"), correct):

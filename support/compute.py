@@ -1,11 +1,21 @@
-"""What the hardware promises, and how to notice what it lacks."""
+"""Where a run computes, and how: the one place that decides device, dtype and processes."""
 
+import os
 import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from support.cli import UserError
+
+# ---------- What the hardware promises ----------------------------------------------------
 
 # Multiplications and additions per second of bfloat16 matmuls, dense, as the makers state them.
 PEAK_FLOPS = {
@@ -27,26 +37,9 @@ def peak_flops(device_type: str) -> float | None:
     """The peak of this process's GPU; None where it is not known."""
     if device_type != "cuda":
         return None
-    name = torch.cuda.get_device_name()  # "NVIDIA A100-SXM4-80GB"; an A1000 is none
+    name = torch.cuda.get_device_name()  # "NVIDIA A100-SXM4-80GB"; an A1000 is another card
     cards = (card for card in PEAK_FLOPS if re.search(rf"\b{card}\b", name))
     return PEAK_FLOPS.get(next(cards, ""))
-
-
-def flops_per_token(model: nn.Module) -> float:
-    """Multiplications and additions, forward and backward (PaLM, Chowdhery et al. 2022, app. B)."""
-    c = model.config
-    weights = sum(p.numel() for p in model.parameters()) - model.transformer.wpe.weight.numel()
-    return 6 * weights + 12 * c.n_layer * c.n_embd * c.block_size
-
-
-def speed(tokens: int, seconds: float, model: nn.Module, compute: Any) -> str:
-    """How long a step took, its tokens per second and, for known GPUs, the share of the peak."""
-    text = f"dt: {seconds * 1000:.2f}ms | tok/sec: {tokens / seconds:.2f}"
-    peak = peak_flops(compute.device_type)
-    if peak is None:
-        return text
-    mfu = flops_per_token(model) * tokens / seconds / (peak * compute.world_size)
-    return f"{text} | mfu: {mfu:.1%}"
 
 
 def has_bfloat16(device_type: str) -> bool:
@@ -59,6 +52,182 @@ def has_bfloat16(device_type: str) -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of GPU memory or, by its allocator's text, of the CPU's."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def pick_device() -> str:
+    """The fastest one here: cuda, else mps, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def use_large_pages() -> None:
+    """Memory in pages of 2 MB, where the kernel offers them, costs far fewer page faults.
+
+    Before the first tensor.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+# ---------- Device, dtype, processes ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where this process computes, and how; decided once, by start_compute."""
+
+    device: str  # cpu, cuda, cuda:3, mps
+    dtype: torch.dtype = torch.float32  # of the matmuls; parameters are always float32
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def device_type(self) -> str:
+        """autocast and AdamW want "cuda", not "cuda:3"."""
+        return self.device.split(":")[0]
+
+    def autocast(self) -> AbstractContextManager:
+        """For forward and loss: matmuls in `dtype`; LayerNorm and the loss stay in float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device_type, self.dtype)
+
+    def synchronize(self) -> None:
+        """Wait for the device, before the clock is read: a GPU works on while Python goes on."""
+        if self.device_type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device_type == "mps":
+            torch.mps.synchronize()
+
+    def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """Copies on the device. Pinned memory lets Python go on before they have arrived."""
+        if self.device_type == "cuda":
+            return [t.pin_memory().to(self.device, non_blocking=True) for t in tensors]
+        return [t.to(self.device) for t in tensors]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def print(self, text: str) -> None:
+        """By rank 0 alone."""
+        if self.rank == 0:
+            print(text, flush=True)
+
+    def utilization(self, flops_per_second: float) -> float | None:
+        """The share of all processes' peak (MFU); None where the peak is not known."""
+        peak = peak_flops(self.device_type)
+        return None if peak is None else flops_per_second / (peak * self.world_size)
+
+
+def start_compute(device: str | None, dtype: str | None) -> Compute:
+    """Decide where to compute, and join the other processes where torchrun started some.
+
+    Raises UserError for a device that is not there, and for a dtype that is not offered.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = device or pick_device()
+    if device == "cuda" and world_size > 1:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    kind = check_device(device)
+    torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"--dtype {dtype}: expected float32 or bfloat16")
+    dtype = dtype or ("bfloat16" if has_bfloat16(kind) else "float32")
+    if world_size > 1:
+        if kind == "cuda":
+            dist.init_process_group("nccl", device_id=torch.device(device))
+        else:
+            dist.init_process_group("gloo")
+    return Compute(device, getattr(torch, dtype), rank, world_size)
+
+
+def check_device(device: str) -> str:
+    """The type of a device that is there; a GPU becomes the current one.
+
+    Raises UserError for any other.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise UserError(f"--device {device}: expected cpu, cuda, cuda:N or mps")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: there is none here, try --device cpu")
+    if kind == "cuda":
+        gpus = torch.cuda.device_count()
+        if int(index or 0) >= gpus:
+            raise UserError(
+                f"--device {device}: found {gpus} GPU(s); try --device cpu, or torchrun with"
+                f" --nproc_per_node={max(1, gpus)}"
+            )
+        torch.cuda.set_device(int(index or 0))
+    return kind
+
+
+@contextmanager
+def leaving_no_process(compute: Compute) -> Iterator[None]:
+    """Leave the group of processes at the end, however it comes."""
+    try:
+        yield
+    finally:
+        if compute.world_size > 1:
+            time.sleep(0.1)  # gloo's threads need Python once more, to drop what they summed
+            dist.destroy_process_group()
+
+
+@contextmanager
+def hint_when_out_of_memory(B: int, T: int) -> Iterator[None]:
+    """Out of memory, on a GPU or by the CPU allocator's text, becomes a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
+            error
+        ):
+            raise
+        raise UserError(
+            f"out of memory with B={B} rows of T={T}: try --B {max(1, B // 2)}; more"
+            " micro-steps make up for it, the optimisation stays the same"
+        ) from error
+
+
+# ---------- The model on it ---------------------------------------------------------------
+
+
+def compile_or_not(
+    model: nn.Module, compute: Compute, wanted: int | None, B: int, T: int
+) -> nn.Module:
+    """The model compiled for training steps of B x T tokens, or as it is.
+
+    wanted is 0, 1, or None: where the GPU can. Where it fails, one line says so.
+    """
+    able = compute.device_type == "cuda" and torch.cuda.get_device_capability() >= (7, 0)
+    if not (able if wanted is None else wanted):
+        return model
+    compiled = torch.compile(model)
+    x, y = torch.zeros(2, B, T, dtype=torch.long, device=compute.device)
+    try:  # the compiler starts at the first call, not above
+        with compute.autocast():
+            compiled(x, y)[1].backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever compiler or driver lacks: training goes on without
+        reason = str(error).strip().splitlines()[0]
+        compute.print(f"torch.compile failed, going on without: {reason}")
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+    return compiled
+
+
+def distribute(model: nn.Module, compute: Compute) -> nn.Module:
+    """The model in DistributedDataParallel, which averages the gradients of all processes."""
+    if compute.world_size == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)

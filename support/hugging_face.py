@@ -1,13 +1,19 @@
-"""GPT-2's weights as Hugging Face keeps them: OpenAI's by name, or those of a local folder."""
+"""GPT-2's weights in Hugging Face's layout, by name or in a folder, and in ours."""
 
 import os
-from typing import Any
 
 import torch
 
 from support.cli import UserError
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # 124M, 355M, 774M, 1558M
+CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def swap_layout(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Theirs -> ours, or ours -> theirs: the names are the same, but OpenAI's code and theirs
+    multiply by the blocks' matrices from the other side, so they keep them transposed."""
+    return {name: w.t() if name.endswith(CONV1D) else w for name, w in weights.items()}
 
 
 def is_offline() -> bool:
@@ -22,8 +28,8 @@ def is_offline() -> bool:
     return False
 
 
-def read_pretrained(name_or_path: str) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The configuration and the weights by name, fp32, on the CPU.
+def read_pretrained(name_or_path: str) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
+    """The fields of GPTConfig, and the weights in our layout, fp32, on the CPU.
 
     Raises UserError for an unknown name, a download that fails, or weights that are not
     GPT-2's by name or shape.
@@ -46,6 +52,17 @@ def read_pretrained(name_or_path: str) -> tuple[Any, dict[str, torch.Tensor]]:
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load {name_or_path}: {reason}") from error
-    for name in (*report["missing_keys"], *report["unexpected_keys"]):
-        raise UserError(f"{name_or_path} is no GPT-2: {name} is missing, or is not of GPT-2")
-    return model.config, model.state_dict()
+    names = sorted({*report["missing_keys"], *report["unexpected_keys"]})
+    if names:
+        raise UserError(f"{name_or_path} is not a GPT-2: {names[0]} is missing, or is not GPT-2's")
+    c = model.config
+    if c.n_inner not in (None, 4 * c.n_embd):
+        raise UserError(f"{name_or_path} has n_inner {c.n_inner}, expected {4 * c.n_embd}")
+    shape = dict(
+        block_size=c.n_positions,
+        vocab_size=c.vocab_size,
+        n_layer=c.n_layer,
+        n_head=c.n_head,
+        n_embd=c.n_embd,
+    )
+    return shape, swap_layout(model.state_dict())

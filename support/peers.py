@@ -4,15 +4,14 @@ What bench.py measures this project against.
 The plain form is what a lecture starts from, and what the well-known one-file trainers do:
 eager, all logits at once, AdamW that is not fused; for HellaSwag one example per forward, for
 samples no cache, for tokens one process of tiktoken per two cores. The other peer is Hugging
-Face's transformers. Each function prepares a side and returns its Run, one turn of it.
+Face's transformers. Each function takes what both sides share, such as weights and batches,
+prepares a side, and returns its Run, one turn of it.
 """
 
 import math
 import multiprocessing
 import os
-from collections.abc import Callable
-from functools import lru_cache
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-import fineweb
-import hellaswag
+from support.compute import Compute, start_compute
 from support.tokenizer import EOT, N_VOCAB, get_encoding
-from train_gpt2 import GPT, DataLoaderLite, GPTConfig, Settings, get_lr, start_compute, start_model
 
 Run = Callable[[], Any]
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Settings = Any  # train_gpt2.Settings, which this module does not import
+Config = Any  # train_gpt2.GPTConfig
 
 # ---------- Models ----------------------------------------------------------------------
 
@@ -34,7 +34,7 @@ Run = Callable[[], Any]
 class PlainGPT(nn.Module):
     """GPT-2 as one writes it first; its weights have the names of train_gpt2.GPT's."""
 
-    def __init__(self, config: GPTConfig, flash: bool):
+    def __init__(self, config: Config, flash: bool):
         super().__init__()
         self.config, self.flash, C = config, flash, config.n_embd
         embeddings = dict(
@@ -74,47 +74,44 @@ class PlainGPT(nn.Module):
         return self.lm_head(self.transformer.ln_f(x))
 
 
-def new_model(s: Settings) -> GPT:
-    """The same weights in every process."""
-    torch.manual_seed(s.seed)
-    return start_model(s).to(s.device)
-
-
-def plain_model(s: Settings, flash: bool = True) -> PlainGPT:
+def plain_model(ours: nn.Module, flash: bool = True) -> PlainGPT:
     """Our weights in the plain form."""
-    ours = new_model(s)
-    model = PlainGPT(ours.config, flash).to(s.device)
+    model = PlainGPT(ours.config, flash)
     model.load_state_dict(ours.state_dict())
-    return model
+    return model.to(next(ours.parameters()).device)
 
 
-def transformers_model(s: Settings) -> nn.Module:
+def transformers_model(config: Config) -> nn.Module:
     """A new GPT-2 of Hugging Face's, without dropout, as ours is."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(
-        vocab_size=s.vocab_size,
-        n_positions=s.T,
-        n_layer=s.n_layer,
-        n_head=s.n_head,
-        n_embd=s.n_embd,
+    theirs = GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.block_size,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         bos_token_id=None,
         eos_token_id=None,
     )
-    return GPT2LMHeadModel(config).to(s.device)
+    return GPT2LMHeadModel(theirs)
 
 
 # ---------- Training steps --------------------------------------------------------------
 
 
-def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool = False) -> Run:
-    """A step of the plain form from the same weights on the same batches; returns the loss."""
-    compute = start_compute(s.device, s.dtype)
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    model, loader = plain_model(s, flash), DataLoaderLite(s.B, s.T, data_root=s.data_root)
+def plain_step(
+    model: PlainGPT,
+    batches: Batches,
+    rates: Iterator[float],
+    compute: Compute,
+    s: Settings,
+    fused: bool = False,
+) -> Run:
+    """A step of the plain form; returns the loss."""
     vectors = [p for p in model.parameters() if p.dim() < 2]
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
@@ -122,16 +119,15 @@ def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool =
         groups, betas=(0.9, 0.95), weight_decay=s.weight_decay, fused=fused
     )
     forward = torch.compile(model) if s.compile else model
-    lrs = (get_lr(step, s) for step in count())
 
     def run() -> float:
-        x, y = compute.to_device(*loader.next_batch())
+        x, y = next(batches)
         optimizer.zero_grad()
         with compute.autocast():
             loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
-        lr = next(lrs)
+        lr = next(rates)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
@@ -140,14 +136,13 @@ def plain_step(s: Settings, tf32: bool = True, flash: bool = True, fused: bool =
     return run
 
 
-def transformers_step(s: Settings) -> Run:
+def transformers_step(model: nn.Module, batches: Batches, compute: Compute, s: Settings) -> Run:
     """A step as their Trainer takes it by default: fused AdamW, the loss from `labels`."""
-    compute = start_compute(s.device, s.dtype)
-    model, loader = transformers_model(s).train(), DataLoaderLite(s.B, s.T, data_root=s.data_root)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.max_lr, fused=True)
 
     def run() -> float:
-        x, _ = compute.to_device(*loader.next_batch())
+        x, _ = next(batches)
         with compute.autocast():
             loss = model(input_ids=x, labels=x).loss  # they shift the labels themselves
         loss.backward()
@@ -195,7 +190,8 @@ def three_matmuls(s: Settings) -> Run:
 
     def run() -> None:
         logits = x @ weight.t()
-        logits @ weight, logits.t() @ x
+        torch.mm(logits, weight)
+        torch.mm(logits.t(), x)
         compute.synchronize()
 
     return run
@@ -204,47 +200,47 @@ def three_matmuls(s: Settings) -> Run:
 # ---------- Tokens, HellaSwag, samples --------------------------------------------------
 
 
-@lru_cache
-def cached_encoding() -> Any:
-    return get_encoding()
-
-
 def encode_plainly(text: str) -> np.ndarray:
-    tokens = np.array([EOT] + cached_encoding().encode_ordinary(text))
+    tokens = np.array([EOT] + get_encoding().encode_ordinary(text))
     assert (tokens >= 0).all() and (tokens < 2**16).all()
     return tokens.astype(np.uint16)
 
 
-def plain_shards(files: dict[Path, int], out: Path, shard_size: int) -> Run:
+def plain_shards(
+    read_texts: Callable[[], Iterable[str]], shard_path: Callable[[int], Path], shard_size: int
+) -> Run:
     """The well-known way: processes that send back an array for each document."""
     processes = max(1, (os.cpu_count() or 1) // 2)
-    pool = multiprocessing.Pool(processes, initializer=cached_encoding)
+    pool = multiprocessing.Pool(processes, initializer=get_encoding)
     pool.map(encode_plainly, [""] * processes)  # ready before the clock starts
-    out.mkdir()
 
     def run() -> None:
         shard, filled, index = np.empty(shard_size, dtype=np.uint16), 0, 0
-        texts = (text for chunk in fineweb.read_chunks(files) for text in chunk.texts)
-        for tokens in pool.imap(encode_plainly, texts, chunksize=16):
+        for tokens in pool.imap(encode_plainly, read_texts(), chunksize=16):
             while filled + len(tokens) >= shard_size:
                 shard[filled:], tokens = np.split(tokens, [shard_size - filled])
-                np.save(fineweb.shard_path(out, index), shard)
+                np.save(shard_path(index), shard)
                 filled, index = 0, index + 1
             shard[filled : filled + len(tokens)] = tokens
             filled += len(tokens)
         if filled:
-            np.save(fineweb.shard_path(out, index), shard[:filled])
+            np.save(shard_path(index), shard[:filled])
 
     return run
 
 
-def plain_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
-    """One example, four rows, per forward, the loss at all positions; returns the same."""
-    compute, model, encoding = start_compute(s.device, s.dtype), plain_model(s), get_encoding()
+def plain_scoring(
+    model: PlainGPT, examples: list[dict[str, Any]], render: Callable, compute: Compute
+) -> Run:
+    """One example, four rows, per forward, the loss at all positions.
+
+    render(example) gives the ids of its context, those of its endings, and its label. Returns
+    how many are right, by the sum and by the mean of the losses.
+    """
 
     @torch.no_grad()
     def is_right(example: dict[str, Any]) -> tuple[bool, bool]:
-        context, endings, label = hellaswag.render(example, encoding)
+        context, endings, label = render(example)
         tokens = torch.zeros(4, len(context) + max(map(len, endings)), dtype=torch.long)
         mask = torch.zeros(tokens.shape)  # 1 for an ending's tokens
         for row, ending in enumerate(endings):
@@ -261,13 +257,8 @@ def plain_scoring(s: Settings, examples: list[dict[str, Any]]) -> Run:
     return lambda: tuple(map(sum, zip(*map(is_right, examples))))
 
 
-def prompt(s: Settings) -> torch.Tensor:
-    return torch.arange(32, device=s.device).repeat(4, 1)  # (4, 32)
-
-
-def plain_samples(s: Settings, new_tokens: int) -> Run:
+def plain_samples(model: PlainGPT, start: torch.Tensor, new_tokens: int, compute: Compute) -> Run:
     """All logits of all positions again and again, for the last one's sake."""
-    compute, model, start = start_compute(s.device, s.dtype), plain_model(s), prompt(s)
 
     @torch.no_grad()
     def run() -> torch.Tensor:
@@ -281,10 +272,11 @@ def plain_samples(s: Settings, new_tokens: int) -> Run:
     return run
 
 
-def transformers_samples(s: Settings, new_tokens: int) -> Run:
+def transformers_samples(
+    model: nn.Module, start: torch.Tensor, new_tokens: int, compute: Compute
+) -> Run:
     """Their generate, with its cache of keys and values."""
-    compute, model = start_compute(s.device, s.dtype), transformers_model(s).eval()
-    start = prompt(s)
+    model.eval()
     options = dict(max_new_tokens=new_tokens, do_sample=True, top_k=50, pad_token_id=EOT)
 
     def run() -> torch.Tensor:

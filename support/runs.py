@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import nn
 
 from support.cli import UserError
 from support.files import whole_file, write_whole
+
+# ---------- The log ---------------------------------------------------------------------
 
 
 class Log:
@@ -70,6 +72,50 @@ def git_commit() -> str | None:
         return None
 
 
+# ---------- Checkpoints -----------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """All that the rest of a run depends on."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: Any  # DataLoaderLite
+    settings: Any  # Settings, for whoever reads the checkpoint
+    step: int = 0  # updates so far
+    val_loss: float | None = None  # the latest
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers and plain dicts."""
+        return {
+            "model": self.model.state_dict(),
+            "config": asdict(self.model.config),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "loader": self.loader.state_dict(),
+            "rng": torch.get_rng_state(),
+            "val_loss": self.val_loss,
+            "settings": asdict(self.settings),
+        }
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Put everything back where the checkpoint was written.
+
+        Raises UserError, and changes nothing, where its model has another shape.
+        """
+        if checkpoint["config"] != asdict(self.model.config):
+            raise UserError(
+                f"the checkpoint's model is {checkpoint['config']}, expected"
+                f" {asdict(self.model.config)}: give its shape by flags, or another --log_dir"
+            )
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.loader.load_state_dict(checkpoint["loader"])
+        torch.set_rng_state(checkpoint["rng"])
+        self.step, self.val_loss = checkpoint["step"], checkpoint["val_loss"]
+
+
 def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
     """log_dir/model_STEP.pt: a plain dict, for torch.load(..., weights_only=True)."""
     path = Path(log_dir) / f"model_{checkpoint['step']:05d}.pt"
@@ -79,15 +125,19 @@ def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises UserError when the file is absent, cut short, or no checkpoint of this script."""
+    """A checkpoint, its tensors on the CPU.
+
+    Raises UserError when the file is absent, cut short, or not a checkpoint of train_gpt2.py.
+    """
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        raise UserError(f"{path} does not exist: expected a checkpoint, model_STEP.pt")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["model"], checkpoint["config"]
-        return checkpoint
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is no whole checkpoint of train_gpt2.py") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a complete checkpoint of train_gpt2.py") from error
+    if not isinstance(checkpoint, dict) or not {"model", "config"} <= checkpoint.keys():
+        raise UserError(f"{path} holds something else than a checkpoint of train_gpt2.py")
+    return checkpoint
 
 
 def newest_checkpoint(log_dir: str) -> dict[str, Any]:
@@ -102,40 +152,3 @@ def newest_checkpoint(log_dir: str) -> dict[str, Any]:
     raise UserError(
         f"--resume 1: found no checkpoint in {log_dir}: start without it, or name its --log_dir"
     )
-
-
-def checkpoint_of(
-    settings: Any,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: Any,
-    val_loss: float | None,
-) -> dict[str, Any]:
-    """All that the rest of the run depends on, as tensors, numbers and plain dicts."""
-    return {
-        "model": model.state_dict(),
-        "config": asdict(model.config),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "loader": loader.state_dict(),
-        "rng": torch.get_rng_state(),
-        "val_loss": val_loss,
-        "settings": asdict(settings),
-    }
-
-
-def restore(
-    checkpoint: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any
-) -> int:
-    """Put everything back where the checkpoint was written; returns the step to go on with."""
-    if checkpoint["config"] != asdict(model.config):
-        raise UserError(
-            f"the checkpoint's model is {checkpoint['config']}, expected"
-            f" {asdict(model.config)}: give its shape by flags, or another --log_dir"
-        )
-    model.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    loader.load_state_dict(checkpoint["loader"])
-    torch.set_rng_state(checkpoint["rng"])
-    return checkpoint["step"]

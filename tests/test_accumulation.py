@@ -2,8 +2,9 @@
 
 import torch
 
+from support.compute import Compute
 from tiny import tiny_model
-from train_gpt2 import Compute, train_step
+from train_gpt2 import train_step
 
 
 class Rows:

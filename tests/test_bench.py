@@ -1,4 +1,4 @@
-"""bench.py and peers.py at sizes that take moments: what is compared, and how it is counted."""
+"""bench.py and its peers at sizes that take moments: what is compared, and how it is counted."""
 
 import subprocess
 import sys
@@ -16,7 +16,8 @@ import bench
 import fineweb
 from bench import Bench, Turn
 from support import peers
-from train_gpt2 import Compute, Settings
+from support.compute import Compute
+from train_gpt2 import Settings
 
 ROOT = Path(bench.__file__).parent
 TINY = dict(n_layer=2, n_head=2, n_embd=32, dtype="float32", compile=0)
@@ -53,7 +54,7 @@ def failing(error: Exception) -> bench.Run:
 
 @pytest.mark.parametrize("flash", [True, False])
 def test_plain_model_is_ours(tiny, flash):
-    ours, plain = peers.new_model(tiny), peers.plain_model(tiny, flash)
+    ours, plain = bench.new_model(tiny), peers.plain_model(bench.new_model(tiny), flash)
     idx = torch.randint(50257, (2, 16))
     torch.testing.assert_close(plain(idx), ours(idx)[0], atol=1e-5, rtol=1e-4)
     targets = idx.roll(-1, dims=1)
@@ -63,8 +64,8 @@ def test_plain_model_is_ours(tiny, flash):
 
 def test_all_forms_of_a_step_learn_the_same(tiny):
     """Whatever the ladder switches on, the losses stay those of train_gpt2.py."""
-    ours, plain = bench.our_step(tiny), peers.plain_step(tiny)
-    naive = peers.plain_step(tiny, tf32=False, flash=False, fused=True)
+    ours, plain = bench.our_step(tiny), bench.plain_step(tiny)
+    naive = bench.plain_step(tiny, tf32=False, flash=False, fused=True)
     losses = [[run() for _ in range(4)] for run in (ours, plain, naive)]
     assert len(set(losses[0])) == 4  # each batch is another one
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -72,9 +73,9 @@ def test_all_forms_of_a_step_learn_the_same(tiny):
 
 
 def test_transformers_model_has_our_parameters(tiny):
-    theirs, ours = peers.transformers_model(tiny), peers.new_model(tiny)
+    theirs, ours = bench.transformers_model(tiny), bench.new_model(tiny)
     assert theirs.num_parameters() == sum(p.numel() for p in ours.parameters())
-    assert peers.transformers_step(tiny)() == pytest.approx(10.8, abs=0.3)  # ln 50304 = 10.83
+    assert bench.transformers_step(tiny)() == pytest.approx(10.8, abs=0.3)  # ln 50304 = 10.83
 
 
 def test_ratio_is_the_median_of_the_pairs(capsys):
@@ -85,7 +86,7 @@ def test_ratio_is_the_median_of_the_pairs(capsys):
 
 
 def test_rates_and_memory_of_a_pair(capsys, monkeypatch, tiny):
-    state = 16 * sum(p.numel() for p in peers.new_model(tiny).parameters())
+    state = 16 * sum(p.numel() for p in bench.new_model(tiny).parameters())
     ours, theirs = [Turn(0.5, state + 10**8, 1.0)], [Turn(2.0, state + 4 * 10**8, 1.0)]
     monkeypatch.setattr(bench, "take_turns", lambda *_: [ours, theirs])
     bench.compare_steps(tiny, 1, "other", None, "at least 3", "at most 0.5")
@@ -164,13 +165,13 @@ def test_the_head_alone_is_ours_theirs_and_the_matmuls(tiny, monkeypatch, capsys
 def test_plain_scoring_answers_as_ours(tiny):
     s, examples = replace(tiny, T=128), bench.load_hellaswag(None, 10)
     assert examples[8:] == examples[:2]  # eight, again and again
-    ours, plain = bench.our_scoring(s, examples)(), peers.plain_scoring(s, examples)()
+    ours, plain = bench.our_scoring(s, examples)(), bench.plain_scoring(s, examples)()
     assert ours == plain
 
 
 def test_samples_of_all_have_the_same_length(tiny):
     s = replace(tiny, T=64)
-    for make in (bench.our_samples, peers.plain_samples, peers.transformers_samples):
+    for make in (bench.our_samples, bench.plain_samples, bench.transformers_samples):
         assert make(s, 3)().shape == (4, 35)
 
 
@@ -178,7 +179,7 @@ def test_plain_shards_are_fineweb_s(tmp_path):
     bench.write_documents(tmp_path, 0.02)
     files = fineweb.find_files(str(tmp_path))
     documents = bench.our_shards(files, tmp_path / "ours", 1500, fineweb.Tiktoken)()
-    peers.plain_shards(files, tmp_path / "plain", 1500)()
+    bench.plain_shards(files, tmp_path / "plain", 1500)()
     assert documents > 5
     shards = sorted((tmp_path / "plain").iterdir())
     assert len(shards) > 2

@@ -7,9 +7,10 @@ import torch
 
 from support import runs
 from support.cli import UserError
+from support.compute import Compute
 from support.runs import newest_checkpoint
 from tiny import TINY_FLAGS, run, tiny_model
-from train_gpt2 import Compute, Settings, load_model, main
+from train_gpt2 import Settings, load_model, main
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 256 --sample_every 0".split()]
 FLAGS += "--eval_every 4 --val_tokens 1000 --save_every 5 --warmup_steps 3".split()
@@ -72,7 +73,7 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(ten_steps, tmp_path, cap
     half = (tmp_path / "model_00010.pt").read_bytes()[:5000]
     (tmp_path / "model_00010.pt").write_bytes(half)
     assert newest_checkpoint(str(tmp_path))["step"] == 5
-    assert "model_00010.pt is no whole checkpoint" in capsys.readouterr().out
+    assert "model_00010.pt is not a complete checkpoint" in capsys.readouterr().out
 
 
 def test_only_checkpoints_with_a_step_are_resumed_from(ten_steps, tmp_path):
@@ -82,7 +83,7 @@ def test_only_checkpoints_with_a_step_are_resumed_from(ten_steps, tmp_path):
 
 
 def test_a_checkpoint_that_is_absent_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"there is no checkpoint .*model_7\.pt"):
+    with pytest.raises(UserError, match=r"model_7\.pt does not exist"):
         load_model(str(tmp_path / "model_7.pt"))
 
 

@@ -1,16 +1,13 @@
 """A compiled training step beside a raw model for the rest."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from support.compute import Compute, compile_or_not
 from tiny import tiny_model
-from train_gpt2 import Compute, Settings, compile_or_not
-
-SETTINGS = Settings(B=2, T=8, compile=1)
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def fast_compiler(monkeypatch):
 
 def test_compiled_training_and_raw_sampling_share_weights_and_never_recompile(fast_compiler):
     model = tiny_model()
-    compiled = compile_or_not(model, SETTINGS, Compute("cpu"))
+    compiled = compile_or_not(model, Compute("cpu"), 1, B=2, T=8)
     assert compiled is not model
     graphs = counters["stats"]["unique_graphs"]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -40,7 +37,7 @@ def test_compiled_training_and_raw_sampling_share_weights_and_never_recompile(fa
 
 def test_compiled_and_eager_give_the_same_loss_and_gradients(fast_compiler):
     model = tiny_model()
-    compiled = compile_or_not(model, SETTINGS, Compute("cpu"))
+    compiled = compile_or_not(model, Compute("cpu"), 1, B=2, T=8)
     x, y = torch.randint(0, 100, (2, 2, 8))
     results = []
     for m in (model, compiled):
@@ -58,7 +55,7 @@ def test_a_compiler_that_fails_leaves_the_eager_model_and_one_line(monkeypatch, 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     torch._dynamo.reset()
     model = tiny_model()
-    assert compile_or_not(model, SETTINGS, Compute("cpu")) is model
+    assert compile_or_not(model, Compute("cpu"), 1, B=2, T=8) is model
     out = capsys.readouterr().out
     assert out.startswith("torch.compile failed, going on without: ") and out.count("\n") == 1
     assert all(p.grad is None for p in model.parameters())
@@ -66,5 +63,5 @@ def test_a_compiler_that_fails_leaves_the_eager_model_and_one_line(monkeypatch, 
 
 def test_a_cpu_does_not_compile_unless_asked():
     model = tiny_model()
-    assert compile_or_not(model, replace(SETTINGS, compile=None), Compute("cpu")) is model
-    assert compile_or_not(model, replace(SETTINGS, compile=0), Compute("cpu")) is model
+    assert compile_or_not(model, Compute("cpu"), None, B=2, T=8) is model
+    assert compile_or_not(model, Compute("cpu"), 0, B=2, T=8) is model

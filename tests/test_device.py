@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from support.cli import UserError
-from support.compute import peak_flops
-from train_gpt2 import Compute, pick_device, start_compute
+from support.compute import Compute, peak_flops, pick_device, start_compute
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 
 import train_gpt2
+from support.compute import Compute, distribute
 from tiny import ROOT, TINY_FLAGS, losses, run, tiny_model
-from train_gpt2 import Compute, distribute, train_step
+from train_gpt2 import train_step
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens 3000".split()]
 
@@ -63,7 +64,7 @@ def test_threads_of_the_group_get_python_once_more_before_it_ends(monkeypatch):
     monkeypatch.setattr(train_gpt2, "start_compute", lambda *_: Compute("cpu", world_size=2))
     monkeypatch.setattr(train_gpt2, "train", train)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append(dropped.is_set()))
-    train_gpt2.run([*FLAGS, "--B", "4"])
+    train_gpt2.main([*FLAGS, "--B", "4"])
     assert seen == [True]
 
 

@@ -1,18 +1,20 @@
 """What a run says first."""
 
+from support.compute import Compute
+from support.plan import plan, settle
 from tiny import TINY_FLAGS, run
-from train_gpt2 import Compute, plan, settle
+from train_gpt2 import Settings
 
 
 def test_the_plan_of_the_full_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "edu_fineweb10B").mkdir()
     (tmp_path / "edu_fineweb10B" / "edufineweb_train_000001.npy").touch()
-    eight = plan(settle({}, Compute("cuda", world_size=8)), 8)
+    eight = plan(settle(Settings(), {}, Compute("cuda", world_size=8)), 8)
     assert "19,073 steps of 524,288 tokens: 9,999,745,024 tokens" in eight
     assert "1 micro-step(s) of 64 x 1024 tokens on 8 process(es)" in eight
     assert "715 steps up to 0.0006, then down to 6e-05" in eight
-    one = plan(settle({"B": 16}, Compute("cuda")), 1)
+    one = plan(settle(Settings(), {"B": 16}, Compute("cuda")), 1)
     assert "32 micro-step(s) of 16 x 1024 tokens on 1 process(es)" in one
 
 

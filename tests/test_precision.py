@@ -3,9 +3,8 @@
 import numpy as np
 import torch
 
-from support.compute import has_bfloat16
+from support.compute import Compute, has_bfloat16, start_compute
 from tiny import tiny_model
-from train_gpt2 import Compute, start_compute
 
 
 def round_off(x: torch.Tensor, bits: int) -> torch.Tensor:

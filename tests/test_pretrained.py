@@ -57,7 +57,7 @@ def test_weights_with_other_names_are_refused(tmp_path):
     random_gpt2(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 3}))
-    with pytest.raises(UserError, match=r"is no GPT-2: transformer\.h\.2\..* missing"):
+    with pytest.raises(UserError, match=r"is not a GPT-2: transformer\.h\.2\..* missing"):
         GPT.from_pretrained(str(tmp_path))
 
 

@@ -11,6 +11,13 @@ from support.cli import UserError
 HELLO = [15496, 11, 314, 1101, 257, 3303, 2746, 11]
 
 
+@pytest.fixture(autouse=True)
+def built_anew():
+    tokenizer.get_encoding.cache_clear()
+    yield
+    tokenizer.get_encoding.cache_clear()
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):

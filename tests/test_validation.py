@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from support.cli import UserError
+from support.compute import Compute
 from tiny import TINY_FLAGS, losses, run, tiny_model, write_shards
-from train_gpt2 import Compute, DataLoaderLite, validation_loss
+from train_gpt2 import DataLoaderLite, validation_loss
 
 
 def loss_with(folder, B: int, max_tokens: int, ranks: int = 1) -> float:

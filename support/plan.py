@@ -1,0 +1,95 @@
+"""From the flags that were typed to a run's settings, and to what it says first."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from support.cli import UserError
+from support.compute import Compute
+
+Settings = Any  # train_gpt2.Settings, which this module does not import
+
+# What replaces the defaults where there is no GPU, or no shards: minutes on a laptop.
+SMALL = dict(
+    B=4,
+    T=64,
+    total_batch_size=256,
+    max_steps=1200,
+    warmup_steps=60,
+    max_lr=2e-3,
+    n_layer=4,
+    n_head=4,
+    n_embd=128,
+    eval_every=400,
+    sample_every=400,
+    hellaswag_every=0,
+)
+SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
+
+
+def is_small(data_root: str, compute: Compute) -> bool:
+    """Whether the small settings fill in what was not typed."""
+    return compute.device_type != "cuda" or not Path(data_root).is_dir()
+
+
+def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Settings:
+    """The typed flags over the small set, where it applies, over the defaults; the rest follows.
+
+    Raises UserError where they do not go together.
+    """
+    has_shards = any(Path(defaults.data_root).glob("*train*"))
+    data_root = given.get("data_root", defaults.data_root if has_shards else "input.txt")
+    small = dict(SMALL) if is_small(data_root, compute) else {}
+    if given.get("init_from", "scratch") != "scratch":
+        small.pop("max_lr", None)  # a rate for small new models would wreck a trained one
+    s = replace(defaults, **{**small, **given, "data_root": data_root})
+    if s.n_embd % s.n_head != 0:
+        raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")
+    tokens = s.total_batch_size
+    return replace(
+        s,
+        B=fitting_B(s, "B" in given, compute.world_size),
+        max_steps=int(10e9) // tokens if s.max_steps is None else s.max_steps,
+        warmup_steps=int(375e6) // tokens if s.warmup_steps is None else s.warmup_steps,
+        min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr,
+    )
+
+
+def fitting_B(s: Settings, is_typed: bool, world_size: int) -> int:
+    """The largest B, at most s.B, with which whole micro-batches fill the step.
+
+    Raises UserError where there is none, or it is not the one that was typed.
+    """
+    row = s.T * world_size
+    rows = s.total_batch_size // row  # of each process
+    fits = (B for B in range(min(s.B, rows), 0, -1) if s.total_batch_size % (B * row) == 0)
+    B = next(fits, 0)
+    if B == s.B or (B > 0 and not is_typed):
+        return B
+    hint = f"--B {B}" if B else f"--total_batch_size {max(1, rows) * row}"
+    raise UserError(
+        f"--total_batch_size {s.total_batch_size} is not a multiple of"
+        f" B x T x processes = {s.B} x {s.T} x {world_size}: try {hint}"
+    )
+
+
+def plan(s: Settings, world_size: int) -> str:
+    """What a run is going to do, in three lines."""
+    micro_steps = s.total_batch_size // (s.B * s.T * world_size)
+    return (
+        f"{s.max_steps:,} steps of {s.total_batch_size:,} tokens:"
+        f" {s.max_steps * s.total_batch_size:,} tokens in all\n"
+        f"a step: {micro_steps} micro-step(s) of {s.B} x {s.T} tokens on {world_size} process(es)\n"
+        f"learning rate: {s.warmup_steps:,} steps up to {s.max_lr:g}, then down to {s.min_lr:g}"
+    )
+
+
+def introduce(s: Settings, compute: Compute) -> None:
+    """The first lines: what is trained, where, and what is going to happen."""
+    model = f"{s.n_layer} layers of width {s.n_embd}" if s.init_from == "scratch" else s.init_from
+    where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
+    compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
+    if is_small(s.data_root, compute):
+        compute.print("no GPU or no shards here: the small settings, where no flag says otherwise")
