@@ -14,7 +14,8 @@ fails, 2 the command line or the repository is not usable.
 
 A published lesson is never rewritten: a later one that corrects it says so, "Corrects: 24..36".
 Those are then run and checked with its changes, but for the tests, which are its own. Or it
-says what one should have expected, "Expect 36: ...".
+says what one should have expected, "Expect 36: ...". What a message says wrongly is put right by
+a trailer of any later commit, "Erratum 14: ...", and shown below it.
 
 Checking and running need a POSIX shell. Data (see DATA) is left out of diffs and counts.
 """
@@ -28,6 +29,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,9 +42,10 @@ from support.cli import Parser, UserError, one_line_errors
 ROOT = Path(__file__).resolve().parent
 DATA = ("input.txt", "*.ipynb", "assets", "tests/data")  # git pathspecs
 RUN_SECONDS = 60  # what a Run: line may take on two cores
-LIMIT_SECONDS = 3 * RUN_SECONDS  # when it is stopped: a slow machine is no mistake of the lesson
+LIMIT_SECONDS = 3 * RUN_SECONDS  # when it is stopped: a slow machine is not the lesson's mistake
 SUBJECT = re.compile(r"lesson (\d\d+): (.+)")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
+FREE_WIDTH = re.compile(r"Run:|Expect( \d+)?:|Erratum \d+:")
 FIELDS = ("Why", "Look at", "Run", "Expect")
 SUBJECT_WIDTH, BODY_WIDTH = 72, 88
 TAIL_LINES = 15
@@ -59,11 +62,10 @@ class Lesson:
     previous: int
     corrections: tuple["Lesson", ...] = ()  # later lessons that correct this one
     better_expect: str | None = None  # a later lesson's "Expect NN: ..."
+    errata: tuple[str, ...] = ()  # later commits' "Erratum NN: ..."
 
     def values(self, field: str) -> list[str]:
-        """The text after "field:" for each line of the message that begins so."""
-        lines = self.message.splitlines()[1:]
-        return [line[len(field) + 1 :].strip() for line in lines if line.startswith(f"{field}:")]
+        return values(self.message, field)
 
     def value(self, field: str) -> str:
         return self.values(field)[0]
@@ -71,13 +73,21 @@ class Lesson:
     def expect(self) -> str:
         return self.better_expect or self.value("Expect")
 
-    def corrects(self, number: int) -> bool:
-        """Whether a "Corrects: 24..36" of this lesson's message names the lesson `number`."""
-        ranges = (RANGE.fullmatch(value) for value in self.values("Corrects"))
-        return any(int(found[1]) <= number <= int(found[2]) for found in ranges if found)
+    def corrected(self) -> list[range]:
+        """The numbers of the lessons that this one corrects, of its "Corrects: 24..36"."""
+        found = filter(None, map(RANGE.fullmatch, self.values("Corrects")))
+        return [range(int(match[1]), int(match[2]) + 1) for match in found]
+
+    def banners(self) -> list["Lesson"]:
+        """The corrections that a reader is told of here: where the range of each begins."""
+        starts = {other: [r.start for r in other.corrected()] for other in self.corrections}
+        return [other for other in self.corrections if self.number in starts[other]]
 
     def note(self) -> str:
-        return "".join(f"  (corrected by {lesson.number})" for lesson in self.corrections)
+        notes = [f"corrected by {lesson.number}" for lesson in self.banners()]
+        if self.errata:
+            notes.append("1 erratum" if len(self.errata) == 1 else f"{len(self.errata)} errata")
+        return "".join(f"  ({note})" for note in notes)
 
 
 class Outcome(NamedTuple):
@@ -92,6 +102,17 @@ class Outcome(NamedTuple):
         if self.status is None:
             return f"stopped after {self.seconds:.0f} s"
         return f"exit status {self.status}" if self.status else ""
+
+
+def values(message: str, field: str) -> list[str]:
+    """The text after "field:" for each line of a commit's message that begins so."""
+    lines = message.splitlines()[1:]
+    return [line[len(field) + 1 :].strip() for line in lines if line.startswith(f"{field}:")]
+
+
+def told(message: str, field: str, number: int) -> list[str]:
+    """The texts after "field NN:", where NN is a lesson's number, in a commit's message."""
+    return re.findall(rf"^{field} 0*{number}: *(.+)", message, re.MULTILINE)
 
 
 def git(root: Path, *args: str) -> str:
@@ -130,22 +151,29 @@ def read_lessons(root: Path) -> list[Lesson]:
         "--format=%H%n%B%x00",
     )
     lessons: list[Lesson] = []
-    for entry in filter(None, map(str.strip, log.split("\0"))):
-        sha, _, message = entry.partition("\n")
+    commits = [entry.partition("\n")[::2] for entry in map(str.strip, log.split("\0")) if entry]
+    for sha, message in commits:
         found = SUBJECT.fullmatch(message.partition("\n")[0])
         if found:
             previous = lessons[-1].number if lessons else 0
             lessons.append(Lesson(int(found[1]), found[2], sha, message, previous))
     if not lessons:
         raise UserError('no commit here has a subject like "lesson 01: ..."')
-    return [corrected(lesson, lessons) for lesson in lessons]
+    messages = [message for _, message in commits]
+    return [corrected(lesson, lessons, messages) for lesson in lessons]
 
 
-def corrected(lesson: Lesson, lessons: list[Lesson]) -> Lesson:
-    """A lesson that knows what other lessons say about it."""
-    corrections = tuple(other for other in lessons if other.corrects(lesson.number))
-    expects = [text for other in lessons for text in other.values(f"Expect {lesson.number}")]
-    return replace(lesson, corrections=corrections, better_expect=expects[-1] if expects else None)
+def corrected(lesson: Lesson, lessons: list[Lesson], messages: list[str]) -> Lesson:
+    """A lesson that knows what other commits say about it."""
+    expects = [text for message in messages for text in told(message, "Expect", lesson.number)]
+    return replace(
+        lesson,
+        corrections=tuple(
+            other for other in lessons if any(lesson.number in r for r in other.corrected())
+        ),
+        better_expect=expects[-1] if expects else None,
+        errata=tuple(text for m in messages for text in told(m, "Erratum", lesson.number)),
+    )
 
 
 def select(lessons: list[Lesson], which: str | None) -> list[Lesson]:
@@ -188,10 +216,13 @@ def list_lessons(root: Path, lessons: list[Lesson]) -> None:
 
 
 def show(root: Path, lesson: Lesson) -> None:
-    """Print a lesson's message and its diff; git colours the diff on a terminal."""
-    for correction in lesson.corrections:
+    """Print a lesson's message, what is wrong in it, and its diff; git colours it on a terminal."""
+    for correction in lesson.banners():
         print(f"[lesson {correction.number} corrects this one: {correction.title}]\n")
-    print(lesson.message, end="\n\n", flush=True)
+    print(lesson.message, end="\n\n")
+    for erratum in lesson.errata:
+        print(textwrap.fill(f"Erratum: {erratum}", BODY_WIDTH), end="\n\n")
+    sys.stdout.flush()
     subprocess.run(
         ["git", "--no-pager", "show", "--format=", "--no-ext-diff", lesson.sha, *code_paths()],
         cwd=root,
@@ -209,7 +240,7 @@ def faults(lesson: Lesson) -> list[str]:
     if body and body[0]:
         found.append("no empty line after the subject")
     for line in body:
-        if len(line) > BODY_WIDTH and not line.startswith(("Run:", "Expect:")):
+        if len(line) > BODY_WIDTH and not FREE_WIDTH.match(line):
             found.append(f"line has {len(line)} characters, more than {BODY_WIDTH}: {line}")
     for field in FIELDS:
         values = list(filter(None, lesson.values(field)))
@@ -220,10 +251,10 @@ def faults(lesson: Lesson) -> list[str]:
             if re.search(pattern, "", re.MULTILINE):
                 found.append("Expect: is found even where nothing is printed")
         except re.error as error:
-            found.append(f"Expect: is no regular expression: {error}")
+            found.append(f"Expect: is not a regular expression: {error}")
     for value in lesson.values("Corrects"):
         if not RANGE.fullmatch(value):
-            found.append(f"Corrects: {value} is no range like 24..36")
+            found.append(f"Corrects: {value} is not a range like 24..36")
     return found
 
 
@@ -281,6 +312,11 @@ def stop(process: subprocess.Popen) -> None:
                 time.sleep(0.02)
 
 
+def listen_to_interrupts() -> None:
+    """In a child: undo what nohup and jobs in the background hand down, SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
     """Run a shell command in a worktree; it is stopped after LIMIT_SECONDS."""
     start = time.monotonic()
@@ -291,6 +327,7 @@ def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
             cwd=tree,
             env=env,
             start_new_session=True,
+            preexec_fn=listen_to_interrupts,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -319,7 +356,7 @@ def changed_tests(root: Path, lesson: Lesson) -> list[str]:
         "--diff-filter=d",
         lesson.sha,
         "--",
-        ":(glob)tests/test_*.py",
+        ":(glob)tests/**/test_*.py",
     ).splitlines()
 
 

@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import lecture
 
+# In a child: a suite that is started by nohup, or in the background, hands down SIGINT ignored.
+listen_to_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
 GOOD = "print('loss:', 0.25)\n"
 PROOF = "def test_it():\n    assert 'loss' in open('a.py').read()\n"
 
@@ -179,10 +183,11 @@ def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
     capfd.readouterr()
     assert lecture.main(["check"], repo) == 0
     told = [line.partition("s  ")[2] for line in lines(capfd)]
-    note = "  (corrected by 3)"
-    assert told[:3] == [f"a wrong loss{note}", f"more of it{note}", "the loss"]
+    assert told[:3] == ["a wrong loss  (corrected by 3)", "more of it", "the loss"]
     assert lecture.main(["1"], repo) == 0
     assert lines(capfd)[0] == "[lesson 3 corrects this one: the loss]"
+    assert lecture.main(["2"], repo) == 0  # corrected, too, but told where the range begins
+    assert lines(capfd)[0] == "lesson 02: more of it"
     assert no_worktree_left(repo)
 
 
@@ -205,6 +210,28 @@ def test_a_run_that_hangs_is_stopped_with_its_children(three, tmp_path, monkeypa
     size = beats.stat().st_size
     time.sleep(0.2)
     assert beats.stat().st_size == size > 0
+
+
+def test_errata_of_any_commit_are_shown_below_the_message(three, capfd):
+    long = "it is " + "not " * 40 + "so."
+    git(three, "commit", "-q", "--allow-empty", "-m", f"Errata\n\nErratum 02: {long}")
+    commit(three, "lesson 04: another", {}, expect=f"loss\nErratum 02: nor so.\nErratum 01: {long}")
+    assert lecture.main(["2"], three) == 0
+    shown = "\n".join(lines(capfd))
+    before, erratum, second = shown.split("Erratum: ")
+    assert "Expect: " in before and " ".join(erratum.split()) == long
+    assert second.startswith("nor so.\n\ndiff --git") and max(map(len, shown.split("\n"))) <= 88
+    assert lecture.main([], three) == 0
+    listed = lines(capfd)
+    assert listed[0].endswith("(1 erratum)") and listed[1].endswith("(2 errata)")
+    assert not lecture.faults(lecture.read_lessons(three)[-1])  # of any width
+
+
+def test_a_command_that_is_run_in_the_background_hears_interrupts(three):
+    command = "python -c 'import signal; print(signal.getsignal(signal.SIGINT))'"
+    commit(three, "lesson 04: interrupt me", {}, run=command, expect="default_int_handler")
+    check = [sys.executable, "lecture.py", "check", "4"]
+    assert subprocess.run(check, cwd=three, preexec_fn=ignore_interrupts).returncode == 0
 
 
 def test_commands_are_those_of_this_interpreter_in_a_clean_checkout(three, monkeypatch, capfd):
@@ -240,8 +267,8 @@ def test_newest_first_until_the_minutes_are_used(three, capfd):
         ({"why": "w" * 90}, "message: line has 95 characters"),
         ({"why": ""}, "message: needs one line 'Why: ...', has 0"),
         ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
-        ({"expect": "loss: ("}, "message: Expect: is no regular expression"),
-        ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is no range like 24..36"),
+        ({"expect": "loss: ("}, "message: Expect: is not a regular expression"),
+        ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is not a range like 24..36"),
         ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
     ],
 )
@@ -305,7 +332,9 @@ def test_a_closed_pipe_is_no_error(three):
 def test_an_interrupted_check_leaves_nothing_behind(three, tmp_path, number, status):
     started = tmp_path / "started"
     commit(three, "lesson 04: wait", {}, run=f"pwd > {started}; exec sleep 60")
-    process = subprocess.Popen([sys.executable, "lecture.py", "check", "4"], cwd=three)
+    process = subprocess.Popen(
+        [sys.executable, "lecture.py", "check", "4"], cwd=three, preexec_fn=listen_to_interrupts
+    )
     deadline = time.monotonic() + 30
     while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
