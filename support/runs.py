@@ -94,7 +94,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "loader": self.loader.state_dict(),
-            "rng": torch.get_rng_state(),
+            **generator_states(),
             "val_loss": self.val_loss,
             "settings": asdict(self.settings),
         }
@@ -112,8 +112,23 @@ class State:
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.loader.load_state_dict(checkpoint["loader"])
-        torch.set_rng_state(checkpoint["rng"])
+        restore_generators(checkpoint)
         self.step, self.val_loss = checkpoint["step"], checkpoint["val_loss"]
+
+
+def generator_states() -> dict[str, torch.Tensor]:
+    """Of the CPU's generator and, if there is one, of this process's GPU's."""
+    states = {"rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda_rng"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(checkpoint: dict[str, Any]) -> None:
+    """A checkpoint of a CPU says nothing about a GPU's generator, which then goes on as it is."""
+    torch.set_rng_state(checkpoint["rng"])
+    if torch.cuda.is_available() and "cuda_rng" in checkpoint:
+        torch.cuda.set_rng_state(checkpoint["cuda_rng"])
 
 
 def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
