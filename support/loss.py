@@ -117,6 +117,7 @@ class TiedEmbedding(torch.autograd.Function):
     def forward(ctx, idx, weight):
         """idx (B, T), weight (vocab, C) -> its rows (B, T, C), and the weight for the other use."""
         ctx.save_for_backward(idx)
+        # a tensor of its own on the same memory, so that its gradient comes back to `backward`
         return F.embedding(idx, weight), weight.view_as(weight)
 
     @staticmethod

@@ -1,6 +1,8 @@
 """Checkpoints: exact, plain, and never half a file."""
 
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from support import runs
 from support.cli import UserError
 from support.compute import Compute
-from support.runs import newest_checkpoint
+from support.runs import State, newest_checkpoint
 from tiny import TINY_FLAGS, run, tiny_model
 from train_gpt2 import Settings, load_model, main
 
@@ -125,6 +127,48 @@ def test_a_checkpoint_of_another_shape_is_refused(ten_steps, capsys):
     error = capsys.readouterr().err
     assert "the checkpoint's model is" in error and error.count("\n") == 1
     assert (ten_steps / "log.txt").read_text() == before  # nothing lost
+
+
+def state_of(model) -> State:
+    optimizer = model.configure_optimizers(0.1, 1e-3, "cpu")
+    return State(
+        model, optimizer, SimpleNamespace(state_dict=dict, load_state_dict=dict), Settings()
+    )
+
+
+def test_the_generator_goes_on_where_the_checkpoint_was_written():
+    """Today nothing that trains draws from it: the losses cannot tell whether it was restored."""
+    state = state_of(tiny_model())
+    checkpoint = state.state_dict()
+    expected = torch.rand(5)
+    state.load_state_dict(checkpoint)
+    assert torch.equal(torch.rand(5), expected)
+
+
+class FakeGenerator:
+    """Stands in for the GPU's, where there is none."""
+
+    state = 7
+
+
+def test_the_gpu_s_generator_is_saved_and_restored_too(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: FakeGenerator.state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", partial(setattr, FakeGenerator, "state"))
+    states = runs.generator_states()
+    FakeGenerator.state = 8
+    runs.restore_generators({"rng": states["rng"]})  # of a run on a CPU
+    assert FakeGenerator.state == 8
+    runs.restore_generators(states)
+    assert FakeGenerator.state == 7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_generator_goes_on():
+    states = runs.generator_states()
+    expected = torch.rand(5, device="cuda")
+    runs.restore_generators(states)
+    assert torch.equal(torch.rand(5, device="cuda"), expected)
 
 
 def test_settings_travel_with_the_checkpoint(ten_steps):

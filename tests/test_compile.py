@@ -1,5 +1,6 @@
 """A compiled training step beside a raw model for the rest."""
 
+import shutil
 from functools import partial
 
 import pytest
@@ -35,9 +36,7 @@ def test_compiled_training_and_raw_sampling_share_weights_and_never_recompile(fa
     assert not any(name.startswith("_orig_mod") for name in model.state_dict())
 
 
-def test_compiled_and_eager_give_the_same_loss_and_gradients(fast_compiler):
-    model = tiny_model()
-    compiled = compile_or_not(model, Compute("cpu"), 1, B=2, T=8)
+def compare_with_eager(model, compiled):
     x, y = torch.randint(0, 100, (2, 2, 8))
     results = []
     for m in (model, compiled):
@@ -46,6 +45,20 @@ def test_compiled_and_eager_give_the_same_loss_and_gradients(fast_compiler):
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     torch.testing.assert_close(*results)
+
+
+def test_compiled_and_eager_give_the_same_loss_and_gradients(fast_compiler):
+    model = tiny_model()
+    compare_with_eager(model, compile_or_not(model, Compute("cpu"), 1, B=2, T=8))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor writes C++")
+def test_the_code_that_the_compiler_writes_gives_the_eager_loss_and_gradients():
+    torch._dynamo.reset()
+    model = tiny_model(n_layer=1)
+    compiled = compile_or_not(model, Compute("cpu"), 1, B=2, T=8)
+    assert compiled is not model  # else it failed
+    compare_with_eager(model, compiled)
 
 
 def test_a_compiler_that_fails_leaves_the_eager_model_and_one_line(monkeypatch, capsys):

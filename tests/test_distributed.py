@@ -2,15 +2,13 @@
 
 import os
 import shutil
-import threading
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
-import train_gpt2
-from support.compute import Compute, distribute
+from support.compute import Compute, distribute, leaving_no_process
 from tiny import ROOT, TINY_FLAGS, losses, run, tiny_model
 from train_gpt2 import train_step
 
@@ -55,21 +53,46 @@ def test_a_user_s_mistake_is_told_once_by_rank_0():
     assert "exitcode  : 2" in result.stderr  # torchrun's own report
 
 
-def test_threads_of_the_group_get_python_once_more_before_it_ends(monkeypatch):
-    dropped, seen = threading.Event(), []
+def test_processes_sleep_before_they_leave_the_group(monkeypatch):
+    """Lesson 37 tells why, the soak test below shows it; no thread of ours could measure it."""
+    calls = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: calls.append(f"sleep {seconds}"))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroy"))
+    with pytest.raises(ZeroDivisionError), leaving_no_process(Compute("cpu", world_size=2)):
+        1 / 0  # noqa: B018
+    assert calls == ["sleep 0.1", "destroy"]
 
-    def train(s, compute):  # leaves a thread behind that wants Python a moment later
-        threading.Thread(target=lambda: (time.sleep(0.01), dropped.set())).start()
 
-    monkeypatch.setattr(train_gpt2, "start_compute", lambda *_: Compute("cpu", world_size=2))
-    monkeypatch.setattr(train_gpt2, "train", train)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: seen.append(dropped.is_set()))
-    train_gpt2.main([*FLAGS, "--B", "4"])
-    assert seen == [True]
+LEAVING = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from support.compute import leaving_no_process, start_compute
+sys.setswitchinterval(1.0)  # who has Python's lock keeps it: gloo's threads come late
+compute = start_compute("cpu", "float32")
+with leaving_no_process(compute):
+    model = DistributedDataParallel(torch.nn.Linear(64, 64), gradient_as_bucket_view=True)
+    for _ in range(20):
+        model(torch.randn(4, 64)).sum().backward()
+        compute.sum(torch.zeros(1))
+"""
+
+
+@pytest.mark.soak
+def test_no_process_dies_at_the_end(tmp_path):
+    """Without the sleep about one run in three does."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    for _ in range(12):
+        result = run(cwd=tmp_path, processes=4, script=tmp_path / "leaving.py")
+        assert result.returncode == 0, result.stderr
 
 
 class Rows:
+    served = 0  # batches, so far
+
     def next_batch(self):
+        self.served += 1
         return torch.zeros(2, 2, 8, dtype=torch.long)
 
 
@@ -81,21 +104,21 @@ def process_group():
     dist.destroy_process_group()
 
 
-def test_gradients_are_averaged_once_per_step_not_per_micro_step(process_group):
+def test_gradients_are_averaged_once_per_step_after_the_last_micro_step(process_group):
     compute = Compute("cpu", world_size=2)  # two, for the switch; the group has only this one
     model = distribute(tiny_model(), compute)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    calls = []
+    rows, calls = Rows(), []
 
-    def count(state, bucket):
-        calls.append(bucket.index())
+    def record(state, bucket):
+        calls.append(rows.served)
         future = torch.futures.Future()
         future.set_result(bucket.buffer())
         return future
 
-    model.register_comm_hook(None, count)
-    for micro_steps in (1, 4):
-        calls.clear()
-        train_step(model, optimizer, Rows(), compute, micro_steps, 0.0, 1.0)
-        print(f"{micro_steps} micro-steps: {len(calls)} all-reduce(s) of gradients")
-        assert len(calls) == 1  # one bucket: the model is small
+    model.register_comm_hook(None, record)
+    train_step(model, optimizer, rows, compute, 1, 0.0, 1.0)
+    train_step(model, optimizer, rows, compute, 4, 0.0, 1.0)
+    train_step(model, optimizer, rows, compute, 4, 0.0, 1.0)
+    print(f"all-reduces after micro-steps {calls} of 9")
+    assert calls == [1, 5, 9]  # one bucket: the model is small

@@ -43,14 +43,17 @@ def test_bfloat16_keeps_the_range_and_loses_precision():
 def test_autocast_computes_in_bfloat16_and_keeps_parameters_in_float32():
     model, compute = tiny_model(), Compute("cpu", torch.bfloat16)
     seen = {}
-    for name in ("transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc"):
+    matmuls = "transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc"
+    others = "transformer.h.0.ln_1", "transformer.h.0", "transformer.ln_f"
+    for name in (*matmuls, *others):
         module = model.get_submodule(name)
         module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.dtype}))
     x, y = torch.randint(0, 100, (2, 2, 8))
     with compute.autocast():
         _, loss = model(x, y)
     loss.backward()
-    assert set(seen.values()) == {torch.bfloat16}
+    assert {seen[name] for name in matmuls} == {torch.bfloat16}
+    assert {seen[name] for name in others} == {torch.float32}  # LayerNorm, the residual stream
     assert loss.dtype == torch.float32
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}

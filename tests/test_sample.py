@@ -3,9 +3,10 @@
 import torch
 from transformers import GPT2LMHeadModel
 
+from support.compute import Compute
 from test_pretrained import random_gpt2
 from tiny import tiny_model
-from train_gpt2 import GPT
+from train_gpt2 import GPT, print_samples
 
 
 def sample_with_hugging_face(model: GPT2LMHeadModel, idx, count, top_k, seed):
@@ -34,8 +35,14 @@ def test_top_1_takes_the_likeliest_and_the_context_is_cut():
     assert torch.equal(out, model.generate(idx, 10, temperature=1e-6))
 
 
-def test_the_global_generator_is_left_alone():
-    model, idx = tiny_model(), torch.zeros(1, 1, dtype=torch.long)
+def test_the_global_generator_is_left_alone(capsys):
+    """Today nothing that trains draws from it: the losses cannot tell whether samples did."""
+    model, idx = tiny_model(vocab_size=50257), torch.zeros(1, 1, dtype=torch.long)
     before = torch.get_rng_state()
     model.generate(idx, 5, generator=torch.Generator().manual_seed(1))
+    print_samples(model, Compute("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
+    first = capsys.readouterr().out
+    torch.rand(1)
+    print_samples(model, Compute("cpu"))
+    assert capsys.readouterr().out == first and first.count("\n> Hello") >= 3

@@ -27,9 +27,11 @@ def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
 TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
 
 
-def run(*flags: str, cwd: Path = ROOT, processes: int = 0) -> subprocess.CompletedProcess:
+def run(
+    *flags: str, cwd: Path = ROOT, processes: int = 0, script: Path = ROOT / "train_gpt2.py"
+) -> subprocess.CompletedProcess:
     """train_gpt2.py FLAGS as a user would, in cwd; under torchrun with processes > 0."""
-    command = [str(ROOT / "train_gpt2.py"), *flags]
+    command = [str(script), *flags]
     if processes:
         torchrun = "-m torch.distributed.run --standalone --nproc_per_node".split()
         command = [*torchrun, str(processes), *command]
