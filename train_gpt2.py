@@ -3,7 +3,7 @@ Train GPT-2 (124M): one file, to be read from top to bottom.
 
     python train_gpt2.py                                     # a laptop: minutes, on input.txt
     python train_gpt2.py --B 16                              # one GPU and shards of fineweb.py
-    torchrun --standalone --nproc_per_node=8 train_gpt2.py   # eight: 10B tokens overnight
+    torchrun --standalone --nproc_per_node=8 train_gpt2.py   # eight: 10B tokens in hours
 
 bytes -> tokens (support/tokenizer.py, fineweb.py) -> batches (DataLoaderLite) -> logits -> loss
 (GPT) -> one step (train_step) -> a line of the log (train)
@@ -245,10 +245,10 @@ class GPT(nn.Module):
     def configure_optimizers(
         self, weight_decay: float, learning_rate: float, device_type: str
     ) -> torch.optim.AdamW:
-        """AdamW as in GPT-3 (Brown et al. 2020, appendix B): decay for matrices, not vectors.
+        """AdamW with GPT-3's numbers (Brown et al. 2020, appendix B).
 
-        Matrices and embeddings take part in sums of many products, which decay keeps from
-        leaning on a few large weights; biases and LayerNorms do not.
+        Matrices and embeddings decay: they take part in sums of many products, and decay keeps
+        these from leaning on a few large weights. Biases and LayerNorms do not, as in nanoGPT.
         """
         parameters = list(self.parameters())
         groups = [
