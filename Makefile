@@ -1,6 +1,6 @@
-# make        train in a virtual environment of our own, .venv
+# make        train in the project's virtual environment, .venv
 # make test   run the tests in it
-# make lint     look for mistakes of style; `ruff format .` mends most
+# make lint   check the style; `ruff format .` fixes most of it
 # make env    set it up with everything, the tests' and play.ipynb's requirements included
 
 PYTHON ?= python3

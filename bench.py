@@ -6,8 +6,8 @@ Measure this project against what you would pick instead, on your machine, in on
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
-(support/peers.py). Each side has a process of its own, which sleeps while the other computes:
-they take turns, so that whatever else the machine does meets both. The tables show the medians of
+(support/peers.py). Each side has its own process, which sleeps while the other computes: they
+take turns, so that whatever else the machine does affects both. The tables show the medians of
 both sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
 ladder: what each lesson on speed brings, switched on one after the other.
 """
@@ -220,7 +220,7 @@ def transformers_step(s: Settings) -> Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how long to measure, and on what."""
+    """Where, how often and on what to measure."""
 
     compute: Compute
     pairs: int
@@ -228,7 +228,7 @@ class Bench:
     data: str | None = None  # HellaSwag's file
 
     def settings(self, B: int, T: int, **given: Any) -> Settings:
-        """Of steps of one micro-batch; the small model where `given` has no other shape."""
+        """For steps of one micro-batch; the small model unless `given` has another shape."""
         dtype = str(self.compute.dtype).removeprefix("torch.")
         run = dict(B=B, T=T, total_batch_size=B * T, data_root=str(TEXT), dtype=dtype)
         return settle(
@@ -252,7 +252,7 @@ def compare_steps(
     speed: str | None = None,
     memory: str | None = None,
 ) -> None:
-    """Rows of a step's speed and of its memory, those that are given a target, be it empty."""
+    """Rows for a step's speed and memory, each only if it has a target, even an empty one."""
     sides = take_turns(pairs, partial(our_step, s), theirs)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in start_model(s).parameters())
@@ -265,7 +265,7 @@ def compare_steps(
 
 
 def compare_gpt2(bench: Bench, speed: str | None, memory: str | None) -> None:
-    """GPT-2 124M against the plain form, in bfloat16 where the hardware has it, and float32."""
+    """GPT-2 124M against the plain form, in bfloat16 if the hardware has it, and in float32."""
     for dtype in ("bfloat16", "float32"):
         s = replace(bench.gpt2(), dtype=dtype)
         if dtype == "bfloat16" and not has_bfloat16(bench.compute.device_type):
@@ -290,7 +290,7 @@ def train(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """The peak memory of a step alone."""
+    """Only the peak memory of a step."""
     compare_gpt2(bench, None, "at most 0.5")
 
 
@@ -305,7 +305,7 @@ def matmuls(s: Settings) -> Run:
 
 
 def loss(bench: Bench) -> None:
-    """The head and its loss alone, forward and backward: what is there beside the matmuls?"""
+    """The head and its loss alone, forward and backward: what do they cost besides matmuls?"""
     for s in (bench.small(), bench.gpt2()):
         makes = our_head, peers.plain_head, matmuls
         sides = take_turns(2 * bench.pairs, *(partial(make, s) for make in makes))
@@ -320,8 +320,8 @@ def loss(bench: Bench) -> None:
 def compare_losses(s: Settings, steps: int) -> None:
     """Both curves, from the same weights on the same tokens.
 
-    The rate must be one at which training is stable: else any change of the order of a sum,
-    such as another number of threads, grows into another curve.
+    Training must be stable at this learning rate: otherwise any change in the order of a sum,
+    as from another number of threads, grows into a different curve.
     """
     sides = take_turns(steps, partial(our_step, s), partial(plain_step, s), warm_ups=0)
     losses = [(ours.value, plain.value) for ours, plain in zip(*sides)]
@@ -439,7 +439,7 @@ def plain_shards(files: dict[Path, int], out: Path, shard_size: int) -> Run:
 
 
 def write_documents(folder: Path, megabytes: float) -> None:
-    """A parquet file of documents like the web's in length: paragraphs of input.txt, shuffled."""
+    """A parquet file of documents as long as web pages: paragraphs of input.txt, shuffled."""
     import pyarrow
     import pyarrow.parquet
 
@@ -474,7 +474,7 @@ def tokenize(bench: Bench, megabytes: float = 33) -> None:
             compare(what, "documents/s", *rates(documents, side, theirs), target)
             folders = folder / kind.name, folder / "plain"
             same, *_ = filecmp.cmpfiles(*folders, shards, shallow=False)
-            verdict = "the same bytes" if len(same) == len(shards) else "other bytes"
+            verdict = "the same bytes" if len(same) == len(shards) else "different bytes"
             print_row(f"their {len(shards)} shards", "", "", verdict, "the same bytes")
 
 
@@ -482,7 +482,7 @@ def tokenize(bench: Bench, megabytes: float = 33) -> None:
 
 
 def load_hellaswag(data: str | None, num: int) -> list[dict[str, Any]]:
-    """`num` examples of the file, of the validation set if it is there, or of the tests'."""
+    """`num` examples from the file, else the validation set if it is there, else the tests'."""
     path = Path(data) if data else HERE / "hellaswag" / "hellaswag_val.jsonl"
     if not data and not path.exists():
         path = HERE / "tests" / "data" / "hellaswag_8.jsonl"
@@ -548,7 +548,7 @@ def transformers_samples(s: Settings, new_tokens: int) -> Run:
 
 
 def generate(bench: Bench, new_tokens: int = 64) -> None:
-    """Sampling: ours, without a cache so far, the plain loop, and transformers with its cache."""
+    """Sampling: ours and the plain loop, both without a cache, and transformers with its cache."""
     s = bench.gpt2()
     makes = our_samples, plain_samples, transformers_samples
     sides = take_turns(bench.pairs, *(partial(make, s, new_tokens) for make in makes))

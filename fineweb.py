@@ -10,9 +10,9 @@ A shard is one array of uint16, shard_size tokens of the stream
 
     50256, tokens of document 0, 50256, tokens of document 1, ...
 
-cut wherever it is full: documents run on across shards, only the last shard is shorter. The
-first shard is for validation. Killed at any moment, the same command goes on where it was, and
-the bytes come out the same: a shard appears under its name only when it is complete, and
+cut wherever a shard is full: documents run on across shards, only the last shard is shorter. The
+first shard is for validation. After a kill at any moment, the same command resumes where it
+stopped, and the bytes are the same: a shard gets its name only when it is complete, and
 progress.json says where in the source the next one begins.
 """
 
@@ -90,8 +90,8 @@ def download(source: str) -> Path:
     owner, name, *parts = source.split("/")
     repository, folder = f"{owner}/{name}", "/".join(parts)
     try:
-        # Asked first, because offline snapshot_download is content with whatever is in its cache,
-        # half a dataset included.
+        # Ask first: offline, snapshot_download is content with whatever is in its cache, even half
+        # a dataset.
         info = HfApi().dataset_info(repository)
         paths = [file.rfilename for file in info.siblings if file.rfilename.endswith(".parquet")]
         wanted = [path for path in paths if path.rpartition("/")[0] == folder]
@@ -105,8 +105,8 @@ def download(source: str) -> Path:
     except Exception as error:  # of whichever HTTP library the hub's client uses
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"no folder {source} here, and no download from the hub ({reason}): run it "
-            "again with network, or give --source a local folder"
+            f"no folder {source} here, and the download from the hub failed ({reason}): "
+            "try again with a network, or give --source a local folder"
         ) from error
     folders = sorted({path.rpartition("/")[0] for path in paths})
     raise UserError(
@@ -116,15 +116,15 @@ def download(source: str) -> Path:
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    """Raises UserError if it is none or has no column `text`."""
+    """Raises UserError if the file is not parquet or has no column `text`."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        # buffer_size: the column is streamed, instead of loading the whole of it in a row group
+        # buffer_size: the column is streamed, not loaded one whole row group at a time
         file = pyarrow.parquet.ParquetFile(path, buffer_size=2**20)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no readable parquet file: download it again") from error
+        raise UserError(f"{path} is not a readable parquet file: download it again") from error
     if "text" not in file.schema_arrow.names:
         raise UserError(f"{path} has no column `text`, only {', '.join(file.schema_arrow.names)}")
     return file
@@ -168,7 +168,7 @@ def jsonl_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]
 def read_chunks(files: dict[Path, int], file: int = 0, document: int = 0) -> Iterator[Chunk]:
     """All documents in order, from number `document` of file number `file` on.
 
-    Raises UserError where a file cannot be read or a text is not a string.
+    Raises UserError if a file cannot be read or a text is not a string.
     """
     bytes_before = sum(list(files.values())[:file])
     for index, (path, size) in islice(enumerate(files.items()), file, None):
@@ -212,8 +212,9 @@ class Gigatoken:
     """The same tokens from gigatoken, more than ten times as fast on one core."""
 
     name = "gigatoken"
-    # Its letters and digits are those of a newer Unicode than tiktoken's, which tells only where
-    # a contraction follows such a character. Any apostrophe after a rare one goes to tiktoken.
+    # Its letters and digits are those of a newer Unicode than tiktoken's, which matters only where
+    # a contraction follows one of the new ones. Any apostrophe after a rare character goes to
+    # tiktoken.
     doubtful = re.compile("'(?<=[\u0800-\u1fff\u2070-\U0010ffff]')")
     # It remembers every word it has seen; a fresh one now and then bounds the memory.
     max_characters = 2**29
@@ -268,7 +269,7 @@ def sample_documents(files: dict[Path, int]) -> list[str]:
 
 
 def choose_encoder(files: dict[Path, int]) -> Tiktoken | Gigatoken:
-    """gigatoken where it is installed and agrees with tiktoken on a sample; else tiktoken."""
+    """gigatoken if it is installed and agrees with tiktoken on a sample; else tiktoken."""
     reference = Tiktoken(get_encoding())
     texts = sample_documents(files)
     try:
@@ -288,7 +289,7 @@ def choose_encoder(files: dict[Path, int]) -> Tiktoken | Gigatoken:
 def encode_in_order(
     chunks: Iterable[Chunk], encode: Encode, threads: int
 ) -> Iterator[tuple[Chunk, np.ndarray]]:
-    """Each chunk with its tokens. Threads do, as the tokenizer leaves Python while it works."""
+    """Each chunk with its tokens. Threads suffice: the tokenizer releases the GIL as it works."""
     pool = ThreadPoolExecutor(threads)
     waiting = deque()
     try:
@@ -345,14 +346,14 @@ def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
     path = out / "progress.json"
     if not path.exists():
         if any(out.glob("edufineweb_*.npy")):
-            raise UserError(f"{out} holds shards of another origin (no progress.json): {delete}")
+            raise UserError(f"{out} holds shards from elsewhere (no progress.json): {delete}")
         return fresh
     try:
         found = Progress(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {delete}") from error
     if found.source != fresh.source:
-        raise UserError(f"{out} was begun from other files than those of --source: {delete}")
+        raise UserError(f"{out} was begun from files other than those of --source: {delete}")
     if found.shard_size != shard_size:
         raise UserError(
             f"{out} was begun with --shard_size {found.shard_size}: give the same, or {delete}"
@@ -374,7 +375,7 @@ def write_shards(
 ) -> None:
     """Go on from `progress` until `last` shards exist or the source is used up.
 
-    show(tokens, bytes_read) is told how far it is after every chunk.
+    show(tokens, bytes_read) is called after every chunk.
     """
     shard, filled = np.empty(progress.shard_size, dtype=np.uint16), 0
     used = progress.used
@@ -407,7 +408,7 @@ def write_shards(
 
 
 def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: int) -> None:
-    """Save the shard, then (a crash between the two repeats the shard) the progress."""
+    """Save the shard, then the progress: a crash between the two repeats the shard."""
     with whole_file(shard_path(out, progress.shards)) as file:
         np.save(file, shard)
     progress.shards += 1
@@ -435,7 +436,7 @@ def refuse_small_source(out: Path, progress: Progress, tokens: int) -> None:
 
 
 def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads: int) -> Progress:
-    """The whole way from source to shards, with a bar; returns what `out` then holds."""
+    """From source to shards, with a progress bar; returns what `out` then holds."""
     files = find_files(source)
     progress = open_out(out, files, shard_size)
     if progress.complete or (last is not None and progress.shards >= last):

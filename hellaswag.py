@@ -12,19 +12,19 @@ One example, its endings numbered from 0; number 3 is true:
       2  is holding a rubik's cube.
       3  starts pulling up roofing on a roof.
 
-The false endings were written by language models, and of these the ones were kept that other
-models took for true. Humans find the true one in 95% of the examples, a guess in 25%. Small
-models do not understand "answer A, B, C or D", so each ending is scored as a continuation of
-the context: its tokens' loss, summed (acc) or averaged over the tokens (acc_norm; the sum
-favours short endings). The lowest loss is the model's answer. In this style:
+Language models wrote the false endings, and only those that other models took for true were
+kept. Humans find the true one in 95% of the examples, guessing in 25%. Small models do not
+understand "answer A, B, C or D", so each ending is scored as a continuation of the context:
+its tokens' loss, summed (acc) or averaged over the tokens (acc_norm; the sum favours short
+endings). The lowest loss is the model's answer. Scored this way:
 
     | model                | acc    | acc_norm |
     | -------------------- | ------ | -------- |
     | GPT-2 124M, OpenAI's | 0.2859 | 0.2955   |
     | GPT-2 XL, 1558M      | 0.3842 | 0.4893   |
 
-The way of an example: line of the file -> token ids -> losses of four endings -> answer. Other
-harnesses clean the text or ask differently; their numbers do not compare with these.
+An example: line of the file -> token ids -> losses of four endings -> answer. Other harnesses
+clean the text or ask differently; their numbers are not comparable with these.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NUM_EXAMPLES = 10042  # of the validation set; the test set's labels are not pub
 def download(folder: str | Path = "hellaswag") -> Path:
     """The path of the validation set in `folder`, downloaded (12 MB) if it is not there yet.
 
-    Raises UserError where there is no network, or where what arrives is not the whole set.
+    Raises UserError if there is no network, or if what arrives is not the complete set.
     """
     import requests
 
@@ -129,7 +129,7 @@ def render(
 ) -> tuple[list[int], list[list[int]], int]:
     """An example -> the ids of its context, the ids of each of its four endings, its label."""
     context = encoding.encode_ordinary(example["ctx"])
-    # GPT-2's words bring their space along: what follows the context starts with one
+    # in GPT-2 a word includes the space before it, so each ending starts with one
     endings = [encoding.encode_ordinary(" " + ending) for ending in example["endings"]]
     return context, endings, example["label"]
 
@@ -137,7 +137,7 @@ def render(
 def fit(
     context: list[int], endings: list[list[int]], block_size: int
 ) -> tuple[list[int], list[list[int]]]:
-    """Cut the context from the left so that a model of block_size sees it with any ending.
+    """Cut the context from the left so that it fits block_size with any of the endings.
 
     The last token of an ending is predicted but never read, so block_size + 1 tokens fit. At
     least one is the context's: for tiny models the endings are cut too, from the right.
@@ -159,14 +159,14 @@ class Row(NamedTuple):
     """One row of the model's input: a context once, then endings one after another."""
 
     inputs: list[tuple[int, int, int]]  # token, position, part: 0 the context, 1 to 4 the endings
-    predictions: list[tuple[int, int, int]]  # index in inputs, the token to come, whose loss it is
+    predictions: list[tuple[int, int, int]]  # index in inputs, the next token, its ending
 
 
 def pack(context: list[int], endings: list[list[int]], first: int, block_size: int) -> list[Row]:
-    """A question as one row, or as more where block_size is too short for all endings at once.
+    """A question as one row, or as several if block_size is too short for all endings at once.
 
-    The endings' losses are those number `first` to first + 3. Each ending's positions go on
-    from the context's, as if no other ending were there.
+    The endings are numbered `first` to first + 3. Each ending's positions continue the context's,
+    as if no other ending were there.
     """
     shared = [(token, position, 0) for position, token in enumerate(context)]
     rows = [Row(shared.copy(), [])]
@@ -182,7 +182,7 @@ def pack(context: list[int], endings: list[list[int]], first: int, block_size: i
 
 
 def batches(rows: list[Row], num_tokens: int) -> list[list[Row]]:
-    """Rows of like length together, at most num_tokens with the padding; longest first."""
+    """Rows of similar length together, at most num_tokens with the padding; longest first."""
     rows = sorted(rows, key=lambda row: len(row.inputs), reverse=True)
     result = []
     while rows:
@@ -195,8 +195,8 @@ def batches(rows: list[Row], num_tokens: int) -> list[list[Row]]:
 def collate(rows: list[Row], device: str) -> tuple[torch.Tensor, ...]:
     """Rows -> idx, pos (B, T), mask (B, 1, T, T) for model.hidden; and sources, targets, owners.
 
-    The last three are (P): where in the B x T hidden states each of the P predictions is made,
-    the token to come, and the number of the ending whose loss it is.
+    The last three are (P): for each of the P predictions, where in the B x T hidden states it is
+    made, the next token, and the number of the ending it belongs to.
     """
     columns = [torch.tensor(row.inputs) for row in rows]
     inputs = pad_sequence(columns, batch_first=True, padding_value=-1).to(device)
@@ -251,8 +251,8 @@ def evaluate(
 ) -> tuple[int, int]:
     """How many examples the model gets right by the endings' summed loss, and by their mean.
 
-    Under autocast the matmuls are in its dtype, the losses always in fp32. Of several
-    processes each takes examples[rank::world_size], and their numbers add up.
+    Under autocast the matmuls are in its dtype, the losses always in fp32. With several
+    processes each takes examples[rank::world_size], and their counts add up.
     """
     rendered = [render(example, encoding) for example in examples]
     questions = [fit(context, endings, model.config.block_size) for context, endings, _ in rendered]
@@ -266,7 +266,7 @@ def evaluate(
 
 
 def share(rank: int, world_size: int, barrier: Callable[[], None]) -> list[dict[str, Any]]:
-    """This process's part of the examples; none, with one line, where they cannot be had.
+    """This process's part of the examples; none, and one printed line, if they cannot be had.
 
     For an evaluation during training, by world_size processes. Only rank 0 downloads.
     """
@@ -294,8 +294,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a Hugging Face folder or a checkpoint",
     )
     parser.add_argument("--data", help="a hellaswag_val.jsonl; downloaded if not given")
-    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; the best there is if not given")
-    parser.add_argument("--limit", type=positive, help="only the first so many examples")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
+    parser.add_argument("--limit", type=positive, help="only the first LIMIT examples")
     return parser.parse_args(argv)
 
 

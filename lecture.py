@@ -2,20 +2,20 @@
 
     python lecture.py                 the lessons: number, subject, lines added and removed
     python lecture.py 8               one lesson: its message, then its diff
-    python lecture.py 8 --run         run it, and hold what it prints against its Expect:
+    python lecture.py 8 --run         run it, and compare what it prints with its Expect:
     python lecture.py check           check all of them; or some: check 8, check 8..14, check 8..
     python lecture.py check --newest --minutes 25
 
-To check a lesson is to look at the form of its message and, in a temporary worktree (as clean
-as a clone), to run its Run: line, find its Expect: in what that prints, and run the test files
-that the lesson changes. What fails is tried once more, as a machine may be busy with other
-things. The seconds shown are those of the Run: line. Exit status: 0 all is well, 1 a lesson
-fails, 2 the command line or the repository is not usable.
+Checking a lesson means looking at the form of its message and, in a temporary worktree (as clean
+as a clone), running its Run: line, finding its Expect: in the output, and running the test files
+that the lesson changes. What fails is tried once more, as the machine may be busy. The seconds
+shown are those of the Run: line. Exit status: 0 all is well, 1 a lesson fails, 2 the command line
+or the repository is not usable.
 
 A published lesson is never rewritten: a later one that corrects it says so, "Corrects: 24..36".
-Those are then run and checked with its changes, but for the tests, which are its own. Or it
-says what one should have expected, "Expect 36: ...". What a message says wrongly is put right by
-a trailer of any later commit, "Erratum 14: ...", and shown below it.
+Those lessons are then run and checked with its changes, but with their own tests. Or it says what
+to expect instead, "Expect 36: ...". An error in a message is corrected by a trailer in any later
+commit, "Erratum 14: ...", which is shown below the message.
 
 Checking and running need a POSIX shell. Data (see DATA) is left out of diffs and counts.
 """
@@ -79,7 +79,7 @@ class Lesson:
         return [range(int(match[1]), int(match[2]) + 1) for match in found]
 
     def banners(self) -> list["Lesson"]:
-        """The corrections that a reader is told of here: where the range of each begins."""
+        """The corrections announced at this lesson: each is announced where its range begins."""
         starts = {other: [r.start for r in other.corrected()] for other in self.corrections}
         return [other for other in self.corrections if self.number in starts[other]]
 
@@ -105,7 +105,7 @@ class Outcome(NamedTuple):
 
 
 def values(message: str, field: str) -> list[str]:
-    """The text after "field:" for each line of a commit's message that begins so."""
+    """The text after "field:" in each line of a commit's message that begins with it."""
     lines = message.splitlines()[1:]
     return [line[len(field) + 1 :].strip() for line in lines if line.startswith(f"{field}:")]
 
@@ -249,7 +249,7 @@ def faults(lesson: Lesson) -> list[str]:
     for pattern in lesson.values("Expect"):
         try:
             if re.search(pattern, "", re.MULTILINE):
-                found.append("Expect: is found even where nothing is printed")
+                found.append("Expect: is found even if nothing is printed")
         except re.error as error:
             found.append(f"Expect: is not a regular expression: {error}")
     for value in lesson.values("Corrects"):
@@ -259,7 +259,7 @@ def faults(lesson: Lesson) -> list[str]:
 
 
 def write_commands(folder: Path) -> None:
-    """Write a python and a torchrun that are those of the interpreter that runs this file."""
+    """Write commands python, python3 and torchrun that use the interpreter running this file."""
     python = shlex.quote(sys.executable)
     commands = {
         "python": python,
@@ -273,7 +273,7 @@ def write_commands(folder: Path) -> None:
 
 
 def correct(root: Path, lesson: Lesson, tree: Path) -> None:
-    """Change a checkout of a lesson as its corrections do, but for their tests."""
+    """Apply a lesson's corrections, except their tests, to a checkout of it."""
     for correction in lesson.corrections:
         patch = tree.parent / "correction.patch"
         patch.write_text(
@@ -313,7 +313,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def listen_to_interrupts() -> None:
-    """In a child: undo what nohup and jobs in the background hand down, SIGINT ignored."""
+    """In a child: heed SIGINT, which background jobs of a script inherit ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -340,7 +340,7 @@ def run(command: str, tree: Path, env: dict[str, str]) -> Outcome:
             seconds, size = time.monotonic() - start, os.fstat(log.fileno()).st_size
             stop(process)
         log.seek(0)
-        output = log.read(size).decode(errors="replace")  # without the complaints at being stopped
+        output = log.read(size).decode(errors="replace")  # without complaints about being stopped
     return Outcome(output.replace("\r\n", "\n").replace("\r", "\n"), status, seconds)
 
 
@@ -406,7 +406,7 @@ def check_all(root: Path, lessons: list[Lesson], minutes: float | None) -> int:
     for position, lesson in enumerate(lessons):
         if minutes is not None and time.monotonic() - start >= 60 * minutes:
             left_out = " ".join(f"{other.number:02d}" for other in lessons[position:])
-            print(f"left out, {minutes:g} minutes are used: {left_out}")
+            print(f"left out after {minutes:g} minutes: {left_out}")
             break
         if check(root, lesson):
             passed += 1
@@ -417,7 +417,7 @@ def check_all(root: Path, lessons: list[Lesson], minutes: float | None) -> int:
 
 
 def run_lesson(root: Path, lesson: Lesson) -> int:
-    """Run one lesson and print what it prints, then Expect: against it."""
+    """Run one lesson; print its output, its Expect:, and what matches."""
     print(f"lesson {lesson.number:02d}: {lesson.title}")
     problems = faults(lesson)
     if problems:
@@ -445,7 +445,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("which", nargs="?", help="with check: 8, 8..14 or 8..")
     parser.add_argument("--run", action="store_true", help="with a number: run the lesson")
     parser.add_argument("--newest", action="store_true", help="with check: the newest first")
-    parser.add_argument("--minutes", type=float, help="with check: then start no more lessons")
+    parser.add_argument("--minutes", type=float, help="with check: start no lesson after this")
     args = parser.parse_args(argv)
     checking = args.what == "check"
     if not checking and (args.which or args.newest or args.minutes is not None):

@@ -67,10 +67,10 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def attend_causally(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Each token reads from itself and from those before it; all are (B, nh, T, hs).
+    """Each token reads from itself and those before it; in and out are (B, nh, T, hs).
 
     = softmax(q @ k.mT / sqrt(hs), -inf where the key comes later than the query) @ v,
-    but the (T, T) scores never exist as a whole (FlashAttention, Dao et al. 2022).
+    but the full (T, T) scores never exist (FlashAttention, Dao et al. 2022).
     """
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
@@ -114,8 +114,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Communicate, then compute; both add to the residual stream.
 
-    LayerNorm stands before each, outside of the stream: a gradient flows through the additions
-    to every layer unchanged.
+    LayerNorm comes before each, outside the stream: through the additions the gradient reaches
+    every layer unchanged.
     """
 
     def __init__(self, config: GPTConfig):
@@ -139,7 +139,7 @@ class GPT(nn.Module):
     | what                                        | normal, mean 0, std                   |
     | ------------------------------------------- | ------------------------------------- |
     | matrices, and the token embedding           | 0.02                                  |
-    | matrices whose output joins the residual    | 0.02 / sqrt(2 n_layer): 2 a layer add |
+    | matrices whose output joins the residual    | 0.02 / sqrt(2 n_layer): 2 per layer   |
     | position embedding                          | 0.01, as in OpenAI's code             |
     | biases; LayerNorm                           | zero; one and zero                    |
     """
@@ -187,8 +187,8 @@ class GPT(nn.Module):
     ) -> torch.Tensor:
         """Embedded tokens (B, T, n_embd) -> the residual stream after the last LayerNorm.
 
-        pos (T) or (B, T), the tokens' positions, counts from 0 if not given; attends, one
-        function of (q, k, v) per layer, says who reads from whom: causal if not given.
+        pos, (T) or (B, T), holds the tokens' positions: 0, 1, 2, ... if not given. attends, one
+        function of (q, k, v) per layer, decides which tokens read which: causal if not given.
 
         Raises ValueError when T is over block_size.
         """
@@ -218,7 +218,7 @@ class GPT(nn.Module):
     def from_pretrained(cls, name_or_path: str) -> "GPT":
         """OpenAI's weights by name (gpt2, ...), or those of a local Hugging Face folder.
 
-        Raises UserError where there are none, or they are not GPT-2's.
+        Raises UserError if there are none, or if they are not GPT-2's.
         """
         shape, weights = read_pretrained(name_or_path)
         model = cls(GPTConfig(**shape))
@@ -227,13 +227,13 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "GPT":
-        """The model of a checkpoint, as read_checkpoint and newest_checkpoint give it."""
+        """The model in a checkpoint from read_checkpoint or newest_checkpoint."""
         model = cls(GPTConfig(**checkpoint["config"]))
         model.load_state_dict(checkpoint["model"])
         return model
 
     def flops_per_token(self) -> float:
-        """Multiplications and additions of a training step (PaLM, Chowdhery et al. 2022, app. B).
+        """Multiplications and additions per training token (PaLM, Chowdhery et al. 2022, app. B).
 
         Each multiplied weight is used once forward and twice backward, 2 FLOPs each; attention
         adds its products with keys and values.
@@ -278,7 +278,7 @@ class GPT(nn.Module):
         block_size tokens. `generator` lives on idx's device.
         """
         for _ in range(max_new_tokens):
-            context = idx[:, -self.config.block_size :]  # no position beyond was ever learnt
+            context = idx[:, -self.config.block_size :]  # no later position was ever learnt
             logits = self.lm_head(self.hidden(context)[:, -1, :]) / temperature
             logits = logits[:, :N_VOCAB]  # (B, vocab); ids past N_VOCAB only pad the matrix
             top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k)
@@ -336,7 +336,7 @@ class DataLoaderLite:
         if stretch.max() >= self.vocab_size:
             raise UserError(
                 f"token id {stretch.max()} near position {start} of the data, expected ids"
-                f" under {self.vocab_size}: write the shards anew with python fineweb.py"
+                f" under {self.vocab_size}: write the shards again with python fineweb.py"
             )
         tokens = torch.from_numpy(stretch.astype(np.int64))
         return tokens[:-1].view(count, self.T), tokens[1:].view(count, self.T)
@@ -364,12 +364,12 @@ class Settings:
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
     T: int = flag(1024, "context: tokens per row, and block_size of a new model", MIN_1)
     total_batch_size: int = flag(2**19, "tokens per update, over all processes", MIN_1)
-    max_steps: int | None = flag(None, "updates (default: what 10e9 tokens make)", MIN_0, int)
-    warmup_steps: int | None = flag(None, "updates of warm-up (default: 375e6 tokens)", MIN_0, int)
-    max_lr: float = flag(6e-4, "learning rate at its highest", POSITIVE)
-    min_lr: float | None = flag(None, "rate at the end (default: max_lr / 10)", MIN_0, float)
+    max_steps: int | None = flag(None, "updates (default: enough for 10e9 tokens)", MIN_0, int)
+    warmup_steps: int | None = flag(None, "warm-up updates (default: 375e6 tokens)", MIN_0, int)
+    max_lr: float = flag(6e-4, "peak learning rate", POSITIVE)
+    min_lr: float | None = flag(None, "final learning rate (default: max_lr / 10)", MIN_0, float)
     weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
-    grad_clip: float = flag(1.0, "largest norm of the gradient", POSITIVE)
+    grad_clip: float = flag(1.0, "clip the gradient to this norm", POSITIVE)
     n_layer: int = flag(12, "blocks of a new model", MIN_1)
     n_head: int = flag(12, "attention heads per block", MIN_1)
     n_embd: int = flag(768, "width of the residual stream", MIN_1)
@@ -377,16 +377,16 @@ class Settings:
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
     log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go")
     eval_every: int = flag(250, "steps between validations; 0: never", MIN_0)
-    val_tokens: int = flag(10_485_760, "tokens of a validation, at most what there is", MIN_1)
+    val_tokens: int = flag(10_485_760, "tokens per validation, at most all there are", MIN_1)
     sample_every: int = flag(250, "steps between samples; 0: never", MIN_0)
     hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never", MIN_0)
     save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never", MIN_0)
     init_from: str = flag("scratch", "scratch, gpt2 to gpt2-xl, a folder or a checkpoint.pt")
-    resume: int = flag(0, "1: go on from the newest checkpoint in log_dir", SWITCH)
+    resume: int = flag(0, "1: continue from the newest checkpoint in log_dir", SWITCH)
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
-    dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 in hardware)")
-    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best there is)")
-    seed: int = flag(1337, "of the weights of a new model", MIN_0)
+    dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 if in hardware)")
+    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best available)")
+    seed: int = flag(1337, "random seed for a new model's weights", MIN_0)
 
 
 # ---------- The schedule and the step ---------------------------------------------------
@@ -469,7 +469,7 @@ def print_samples(model: GPT, compute: Compute) -> None:
     except UserError as error:
         print(f"samples skipped: {error}")
         return
-    # A generator of their own: how often one samples does not change the training.
+    # Their own generator: how often samples are drawn does not change the training.
     generator = torch.Generator(device=compute.device).manual_seed(42)
     start = torch.tensor(encoding.encode("Hello, I'm a language model,"), device=compute.device)
     with compute.autocast():
@@ -480,7 +480,7 @@ def print_samples(model: GPT, compute: Compute) -> None:
 
 @torch.no_grad()
 def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> float:
-    """Share of right answers (acc_norm) over all processes; printed."""
+    """Print and return the share of right answers (acc_norm) over all processes."""
     with compute.autocast():
         _, right = hellaswag.evaluate(model, examples, get_encoding(), compute.device)
     right, count = compute.sum(torch.tensor([right, len(examples)], device=compute.device)).tolist()
@@ -492,7 +492,7 @@ def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> fl
 
 
 def load_model(name_or_path: str) -> GPT:
-    """A model of OpenAI's by name, of a Hugging Face folder, or of a checkpoint.pt."""
+    """OpenAI's model of this name, or the one in a Hugging Face folder or a checkpoint.pt."""
     if name_or_path.endswith(".pt"):
         return GPT.from_checkpoint(read_checkpoint(Path(name_or_path)))
     return GPT.from_pretrained(name_or_path)
@@ -519,7 +519,7 @@ def start_model(s: Settings) -> GPT:
 
 
 def due(step: int, every: int, is_last: bool) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens now."""
+    """Whether something done every so many steps, and at the end, is due now."""
     return every > 0 and (step % every == 0 or is_last)
 
 
@@ -545,7 +545,7 @@ def train(s: Settings, compute: Compute) -> None:
     # and checkpoints use the raw model, whose weights are the same tensors.
     model = distribute(compile_or_not(raw_model, compute, s.compile, s.B, s.T), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
-    # One round more than updates: the last one evaluates and saves the model that is finished.
+    # One round more than there are updates: the last one evaluates and saves the finished model.
     for step in range(first_step, s.max_steps + 1):
         state.step, is_last = step, step == s.max_steps
         if due(step, s.eval_every, is_last):
@@ -574,7 +574,7 @@ def train(s: Settings, compute: Compute) -> None:
         if not math.isfinite(loss + norm):
             raise UserError(
                 f"step {step}: loss {loss}, norm {norm}; the checkpoints in {s.log_dir} are from"
-                " before it: go on with --resume 1 and a lower --max_lr"
+                " before this step: continue with --resume 1 and a lower --max_lr"
             )
         log.write(step, "train", loss)
     compute.print(f"log: {log.path}")

@@ -43,7 +43,7 @@ def peak_flops(device_type: str) -> float | None:
 
 
 def has_bfloat16(device_type: str) -> bool:
-    """Whether the hardware multiplies in bfloat16; torch also says yes where it emulates."""
+    """Whether the hardware multiplies in bfloat16; torch says yes even where it emulates it."""
     if device_type == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     cpuinfo = Path("/proc/cpuinfo")
@@ -62,9 +62,9 @@ def pick_device() -> str:
 
 
 def use_large_pages() -> None:
-    """Memory in pages of 2 MB, where the kernel offers them, costs far fewer page faults.
+    """Use memory pages of 2 MB, where the kernel offers them: far fewer page faults.
 
-    Before the first tensor.
+    Call it before the first tensor is made.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
@@ -93,7 +93,7 @@ class Compute:
         return torch.autocast(self.device_type, self.dtype)
 
     def synchronize(self) -> None:
-        """Wait for the device, before the clock is read: a GPU works on while Python goes on."""
+        """Wait for the device before reading the clock: Python runs ahead of a GPU."""
         if self.device_type == "cuda":
             torch.cuda.synchronize()
         elif self.device_type == "mps":
@@ -117,7 +117,7 @@ class Compute:
             dist.barrier()
 
     def print(self, text: str) -> None:
-        """By rank 0 alone."""
+        """On rank 0 only."""
         if self.rank == 0:
             print(text, flush=True)
 
@@ -158,7 +158,7 @@ def check_device(device: str) -> str:
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise UserError(f"--device {device}: expected cpu, cuda, cuda:N or mps")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: there is none here, try --device cpu")
+        raise UserError("--device mps: not available here, try --device cpu")
     if kind == "cuda":
         gpus = torch.cuda.device_count()
         if int(index or 0) >= gpus:
@@ -172,7 +172,7 @@ def check_device(device: str) -> str:
 
 @contextmanager
 def leaving_no_process(compute: Compute) -> Iterator[None]:
-    """Leave the group of processes at the end, however it comes."""
+    """Leave the process group at the end, even after an error."""
     try:
         yield
     finally:
@@ -183,7 +183,7 @@ def leaving_no_process(compute: Compute) -> Iterator[None]:
 
 @contextmanager
 def hint_when_out_of_memory(B: int, T: int) -> Iterator[None]:
-    """Out of memory, on a GPU or by the CPU allocator's text, becomes a UserError."""
+    """Running out of memory, on a GPU or (by its message) on a CPU, becomes a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -205,7 +205,7 @@ def compile_or_not(
 ) -> nn.Module:
     """The model compiled for training steps of B x T tokens, or as it is.
 
-    wanted is 0, 1, or None: where the GPU can. Where it fails, one line says so.
+    wanted is 0, 1, or None: 1 if the GPU can. If compiling fails, one line says so.
     """
     able = compute.device_type == "cuda" and torch.cuda.get_device_capability() >= (7, 0)
     if not (able if wanted is None else wanted):
@@ -217,7 +217,7 @@ def compile_or_not(
             compiled(x, y)[1].backward()
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever compiler or driver lacks: training goes on without
+    except Exception as error:  # whatever the compiler or driver lacks, training goes on
         reason = str(error).strip().splitlines()[0]
         compute.print(f"torch.compile failed, going on without: {reason}")
         return model

@@ -1,4 +1,4 @@
-"""The one way in which a file is written: whole, or not at all."""
+"""The one way a file is written: whole, or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that gets its name when it is complete and on the disk.
+    """A file to write to, which gets its name only when it is complete and on disk.
 
-    Until then it is PATH.PID.tmp, which no other process writes, too. If the block raises, it is
-    removed and what had the name before stays.
+    Until then it is PATH.PID.tmp, which no other process writes to. If the block raises, it is
+    removed, and any earlier file of that name stays.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

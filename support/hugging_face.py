@@ -1,4 +1,4 @@
-"""GPT-2's weights in Hugging Face's layout, by name or in a folder, and in ours."""
+"""GPT-2's weights, by name or from a folder: from Hugging Face's layout to ours."""
 
 import os
 

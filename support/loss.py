@@ -1,14 +1,14 @@
 """The loss in chunks: cross-entropy over a large vocabulary without all the logits.
 
 (B * T, vocab) logits are the largest tensor of a training step by far, and their fp32
-copies, log-probabilities and gradients are as large again. Nobody needs them all at once:
-some rows can go all the way from logits to loss to gradient, each step over the last one.
+copies, log-probabilities and gradients are as large again. They are never all needed at once:
+a few rows can go all the way from logits to loss to gradient, each step overwriting the last.
 """
 
 import torch
 from torch.nn import functional as F
 
-# ROWS: bfloat16 logits that exist at once, half as many in fp32. TILE: of these, the rows that
+# ROWS: rows of bfloat16 logits that exist at once, half as many in fp32. TILE: how many of these
 # become loss and gradient at a time, in fp32, without leaving the cache.
 ROWS_CPU, TILE_CPU = 1024, 64  # at vocab 50304 103 MB and 13 MB
 ROWS_GPU, TILE_GPU = 8192, 8192  # enough to keep a GPU busy
@@ -19,12 +19,12 @@ def loss_to_gradient(
 ) -> torch.Tensor:
     """The sum of the losses of logits (n, vocab), given targets (n, 1).
 
-    With need_grad the logits become its gradient, softmax - one_hot. All is done in fp32: over
-    the logits themselves where buffer is None, else in the buffer (n or more, vocab).
+    With need_grad the logits become its gradient, softmax - one_hot. All is done in fp32: in
+    place if buffer is None, else in the buffer (n or more, vocab).
 
-    Each logit meets the exponential function once: the loss needs only the target's logit and
-    the logarithm of the softmax's denominator, and the most likely token gives that away, its
-    probability being exp(highest - logsumexp).
+    Each logit is exponentiated once: the loss needs only the target's logit and the logarithm
+    of the softmax's denominator, which follows from the highest probability,
+    exp(highest - logsumexp).
     """
     tile = logits if buffer is None else buffer[: len(logits)].copy_(logits)
     highest, target_logit = tile.amax(1), tile.gather(1, target).squeeze(1)
@@ -40,7 +40,7 @@ def loss_to_gradient(
 def add_matmul(
     total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, is_first: bool
 ) -> None:
-    """total += scale * a @ b, summed in total's dtype; the first time total is uninitialised."""
+    """total += scale * a @ b, summed in total's dtype; if is_first, total is uninitialised."""
     if a.dtype == total.dtype:
         total.addmm_(a, b, beta=0.0 if is_first else 1.0, alpha=scale)
     elif is_first:
@@ -50,13 +50,12 @@ def add_matmul(
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of x @ weight.T against targets, holding the logits of few rows.
+    """Mean cross-entropy of x @ weight.T against targets, holding the logits of a few rows.
 
-    The logits of `rows` positions at a time are turned, a tile at a time and in place, into the
-    gradient of the loss, which two matmuls carry to x and to the weight at once: the forward
-    pass leaves nothing to do but scale by the gradient that arrives from above. The gradient
-    of the weight comes in `dtype` where one chunk is all; over several it is summed in the
-    weight's.
+    The logits of `rows` positions at a time become, tile by tile and in place, the gradient of
+    the loss, which two matmuls carry on to x and the weight in the forward pass: the backward
+    pass only scales by the gradient that arrives from above. The weight's gradient has `dtype`
+    if there is only one chunk; over several it is summed in the weight's dtype.
     """
 
     @staticmethod
@@ -108,9 +107,9 @@ def chunked_cross_entropy(
 class TiedEmbedding(torch.autograd.Function):
     """An embedding and its weight's other use, whose gradients meet in one tensor.
 
-    Autograd alone would give the embedding a (vocab, C) gradient of its own, all zeros but for
+    Autograd alone would give the embedding a (vocab, C) gradient of its own, zero except in
     the rows of this batch's tokens, and add the two. Here the rows are added in place to the
-    other use's gradient, which nobody else holds.
+    other use's gradient, which nothing else holds.
     """
 
     @staticmethod

@@ -2,8 +2,8 @@
 What bench.py measures this project against.
 
 The plain form is what a lecture starts from, and what the well-known one-file trainers do:
-eager, all logits at once, AdamW that is not fused; for HellaSwag one example per forward, for
-samples no cache, for tokens one process of tiktoken per two cores. The other peer is Hugging
+eager, all logits at once, unfused AdamW; for HellaSwag one example per forward pass, for samples
+no cache, for tokens one tiktoken process per two cores. The other peer is Hugging
 Face's transformers. Each function takes what both sides share, such as weights and batches,
 prepares a side, and returns its Run, one turn of it.
 """
@@ -32,7 +32,7 @@ Config = Any  # train_gpt2.GPTConfig
 
 
 class PlainGPT(nn.Module):
-    """GPT-2 as one writes it first; its weights have the names of train_gpt2.GPT's."""
+    """GPT-2 in the plain form; its weights have the same names as train_gpt2.GPT's."""
 
     def __init__(self, config: Config, flash: bool):
         super().__init__()
@@ -82,7 +82,7 @@ def plain_model(ours: nn.Module, flash: bool = True) -> PlainGPT:
 
 
 def transformers_model(config: Config) -> nn.Module:
-    """A new GPT-2 of Hugging Face's, without dropout, as ours is."""
+    """A new GPT-2 from Hugging Face, without dropout, like ours."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     theirs = GPT2Config(
@@ -184,7 +184,7 @@ def plain_head(s: Settings) -> Run:
 
 
 def three_matmuls(s: Settings) -> Run:
-    """The logits, and what two matmuls make of them: no less is possible."""
+    """The logits, and two matmuls with them: no less is possible."""
     compute, (x, weight, _) = start_compute(s.device, s.dtype), head_problem(s)
     x, weight = x.to(compute.dtype), weight.to(compute.dtype)
 
@@ -232,7 +232,7 @@ def plain_shards(
 def plain_scoring(
     model: PlainGPT, examples: list[dict[str, Any]], render: Callable, compute: Compute
 ) -> Run:
-    """One example, four rows, per forward, the loss at all positions.
+    """One example (four rows) per forward pass, with the loss at all positions.
 
     render(example) gives the ids of its context, those of its endings, and its label. Returns
     how many are right, by the sum and by the mean of the losses.
@@ -258,7 +258,7 @@ def plain_scoring(
 
 
 def plain_samples(model: PlainGPT, start: torch.Tensor, new_tokens: int, compute: Compute) -> Run:
-    """All logits of all positions again and again, for the last one's sake."""
+    """All logits of all positions for each new token, though only the last position's are used."""
 
     @torch.no_grad()
     def run() -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""From the flags that were typed to a run's settings, and to what it says first."""
+"""From the typed flags to a run's settings, and to its first lines of output."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +35,9 @@ def is_small(data_root: str, compute: Compute) -> bool:
 
 
 def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Settings:
-    """The typed flags over the small set, where it applies, over the defaults; the rest follows.
+    """Typed flags, else the small settings if they apply, else the defaults; the rest follows.
 
-    Raises UserError where they do not go together.
+    Raises UserError if they do not go together.
     """
     has_shards = any(Path(defaults.data_root).glob("*train*"))
     data_root = given.get("data_root", defaults.data_root if has_shards else "input.txt")
@@ -60,7 +60,7 @@ def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Setti
 def fitting_B(s: Settings, is_typed: bool, world_size: int) -> int:
     """The largest B, at most s.B, with which whole micro-batches fill the step.
 
-    Raises UserError where there is none, or it is not the one that was typed.
+    Raises UserError if there is none, or if another B was typed.
     """
     row = s.T * world_size
     rows = s.total_batch_size // row  # of each process
@@ -92,4 +92,4 @@ def introduce(s: Settings, compute: Compute) -> None:
     where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
     compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
     if is_small(s.data_root, compute):
-        compute.print("no GPU or no shards here: the small settings, where no flag says otherwise")
+        compute.print("no GPU or no shards here: the small settings, unless a flag says otherwise")

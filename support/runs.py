@@ -100,9 +100,9 @@ class State:
         }
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Put everything back where the checkpoint was written.
+        """Put everything back as it was when the checkpoint was written.
 
-        Raises UserError, and changes nothing, where its model has another shape.
+        Raises UserError, and changes nothing, if its model has another shape.
         """
         if checkpoint["config"] != asdict(self.model.config):
             raise UserError(
@@ -151,7 +151,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a complete checkpoint of train_gpt2.py") from error
     if not isinstance(checkpoint, dict) or not {"model", "config"} <= checkpoint.keys():
-        raise UserError(f"{path} holds something else than a checkpoint of train_gpt2.py")
+        raise UserError(f"{path} holds something other than a checkpoint of train_gpt2.py")
     return checkpoint
 
 

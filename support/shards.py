@@ -1,4 +1,4 @@
-"""What lies on the disk: shards of tokens, or a text file, as uint16 arrays."""
+"""What is on disk: shards of tokens, or a text file, as uint16 arrays."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def load_shard(path: Path) -> np.ndarray:
 
     Raises UserError when the file is empty, cut short, or of another type.
     """
-    redo = "write it anew with python fineweb.py"
+    redo = "write it again with python fineweb.py"
     if path.suffix == ".bin":
         header = np.fromfile(path, dtype="<i4", count=256)
         if len(header) < 256 or header[0] != 20240520 or header[1] != 1:
@@ -33,7 +33,7 @@ def load_shard(path: Path) -> np.ndarray:
 
 
 def load_split(data_root: str, split: str) -> list[np.ndarray]:
-    """The shards of `split` ("train" or "val") in a folder; of a text file, nine tenths or one.
+    """The shards of `split` ("train" or "val") in a folder; of a text file, 9/10 or the last 1/10.
 
     Raises UserError when there is nothing to read.
     """

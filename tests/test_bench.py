@@ -162,7 +162,7 @@ def test_the_head_alone_is_ours_theirs_and_the_matmuls(tiny, monkeypatch, capsys
     assert table[0][0] == "head and loss, 32 rows of 32, float32; plain form"
 
 
-def test_plain_scoring_answers_as_ours(tiny):
+def test_plain_scoring_answers_like_ours(tiny):
     s, examples = replace(tiny, T=128), bench.load_hellaswag(None, 10)
     assert examples[8:] == examples[:2]  # eight, again and again
     ours, plain = bench.our_scoring(s, examples)(), bench.plain_scoring(s, examples)()

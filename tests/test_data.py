@@ -41,7 +41,7 @@ def test_the_stream_crosses_ends_of_shards_and_epochs(tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_the_rows_of_a_step_are_the_same_for_every_B_and_number_of_processes(tmp_path, ranks):
     tokens = write_shards(tmp_path, 50, 61)
-    T, rows, steps = 4, 24, 3  # 96 tokens a step: no multiple of a shard
+    T, rows, steps = 4, 24, 3  # 96 tokens a step: not a multiple of a shard
     for B in (B for B in range(1, rows + 1) if rows % (B * ranks) == 0):
         loaders = [loader_of(tmp_path, B, T, rank, ranks) for rank in range(ranks)]
         for step in range(steps):

@@ -47,7 +47,7 @@ def test_hellaswag_is_the_same_on_one_and_two_processes(tmp_path):
     assert accuracies[0][0].split("/")[1].startswith("8=")
 
 
-def test_a_user_s_mistake_is_told_once_by_rank_0():
+def test_a_user_s_mistake_is_reported_once_by_rank_0():
     result = run(*FLAGS, "--B", "3", processes=2)
     assert result.stderr.count("error: --total_batch_size 512") == 1
     assert "exitcode  : 2" in result.stderr  # torchrun's own report

@@ -107,7 +107,7 @@ def mixed(tmp_path_factory):
     texts = make_texts(700)
     texts[3] = texts[150] = texts[699] = ""
     texts[5] = "before<|endoftext|>after <|endoftext|>"
-    texts[160] = " ".join(make_texts(100, seed=1))  # longer than many a shard below
+    texts[160] = " ".join(make_texts(100, seed=1))  # longer than many of the shards below
     files = {"c.parquet": texts[150:450], "d.parquet": texts[450:], "b.jsonl": texts[:150]}
     return write_source(tmp_path_factory.mktemp("mixed"), files), texts
 
@@ -368,7 +368,7 @@ def test_bad_sources(tmp_path, capsys, monkeypatch):
     pq.write_table(pa.table({"content": ["a"]}), column / "a.parquet")
     assert "no column `text`, only content" in fails(capsys, *flags, column)
     (column / "a.parquet").write_bytes(b"PAR1 cut")
-    assert "no readable parquet" in fails(capsys, *flags, column)
+    assert "not a readable parquet" in fails(capsys, *flags, column)
     assert "the source holds no text" in fails(
         capsys, *flags, write_source(tmp_path / "none", {"a.parquet": []})
     )

@@ -23,7 +23,7 @@ GOOD = {"ctx": "A boy ties his shoes. He", "endings": ["runs.", "is a lake.", ""
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """For models this small more threads wait for each other, on a busy machine for minutes."""
+    """With models this small, threads wait for each other, on a busy machine for minutes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -196,7 +196,7 @@ def test_an_ending_sees_the_context_and_itself():
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [1, 1, 1, 0],  # 5 sees the context
-        [1, 1, 0, 1],  # and so does 8, without 5
+        [1, 1, 0, 1],  # and so does 8, but not 5
     ]
     assert mask[1, 0].any(1).all()  # the padding sees something: no softmax over nothing
 
@@ -279,7 +279,7 @@ def test_a_file_that_is_empty_or_not_there(tmp_path):
 
 
 def answer(monkeypatch, content: bytes, status_code: int = 200) -> None:
-    """Let the network answer so."""
+    """Make the network give this answer."""
     response = SimpleNamespace(content=content, status_code=status_code)
     monkeypatch.setattr(requests, "get", lambda url, timeout: response)
 

@@ -13,7 +13,7 @@ import pytest
 
 import lecture
 
-# In a child: a suite that is started by nohup, or in the background, hands down SIGINT ignored.
+# In a child: a suite started in the background by a script has its children ignore SIGINT.
 listen_to_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
 ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
 GOOD = "print('loss:', 0.25)\n"
@@ -90,7 +90,7 @@ def lines(capfd) -> list[str]:
 
 
 def exit_code(argv: list[str], root: Path) -> int:
-    """Of a command line that is a mistake."""
+    """The exit code of a bad command line."""
     with pytest.raises(SystemExit) as stop:
         lecture.main(argv, root)
     return stop.value.code
@@ -115,7 +115,7 @@ def test_shows_message_then_diff_without_data(three, capfd):
     assert "To be" not in shown and "0 train 11" not in shown
 
 
-def test_runs_one_lesson_and_holds_it_against_expect(three, capfd):
+def test_runs_one_lesson_and_compares_it_with_expect(three, capfd):
     assert lecture.main(["1", "--run"], three) == 0
     assert {"$ python a.py", "loss: 0.25", "Printed: loss: 0.2"} <= set(lines(capfd))
     assert lecture.main(["3", "--run"], three) == 1
@@ -164,11 +164,11 @@ def test_what_fails_is_tried_once_more(three, tmp_path, capfd):
     commit(three, "lesson 04: too busy at first", {}, run=command, expect=r"^ *2$")
     assert lecture.main(["check", "4"], three) == 0
     assert lines(capfd)[0].endswith("too busy at first  (at the second try)")
-    assert lecture.main(["check", "4"], three) == 1  # 3 and 4: it is not tried for ever
+    assert lecture.main(["check", "4"], three) == 1  # 3 and 4: it is tried only twice
     assert "    | 4" in [line.replace("|    ", "|") for line in lines(capfd)]
 
 
-def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
+def test_a_lesson_is_checked_with_its_later_correction(repo, capfd):
     rest = "".join(f"# {i}\n" for i in range(20))
     commit(repo, "lesson 01: a wrong loss", {"a.py": f"{rest}print('loss:', 9)\n# end\n"})
     commit(repo, "lesson 02: more of it", {"a.py": f"# more\n{rest}print('loss:', 9)\n# end\n"})
@@ -186,7 +186,7 @@ def test_a_lesson_is_checked_as_a_later_one_corrects_it(repo, capfd):
     assert told[:3] == ["a wrong loss  (corrected by 3)", "more of it", "the loss"]
     assert lecture.main(["1"], repo) == 0
     assert lines(capfd)[0] == "[lesson 3 corrects this one: the loss]"
-    assert lecture.main(["2"], repo) == 0  # corrected, too, but told where the range begins
+    assert lecture.main(["2"], repo) == 0  # also corrected, but shown only where the range begins
     assert lines(capfd)[0] == "lesson 02: more of it"
     assert no_worktree_left(repo)
 
@@ -257,7 +257,7 @@ def test_newest_first_until_the_minutes_are_used(three, capfd):
     assert [line[:9] for line in lines(capfd)[:2]] == ["lesson 02", "lesson 01"]
     assert lecture.main(["check", "--newest", "--minutes", "0"], three) == 0
     shown = lines(capfd)
-    assert shown == ["left out, 0 minutes are used: 03 02 01", "0 passed, 0 failed"]
+    assert shown == ["left out after 0 minutes: 03 02 01", "0 passed, 0 failed"]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_newest_first_until_the_minutes_are_used(three, capfd):
         ({"expect": "1\nExpect: 2"}, "message: needs one line 'Expect: ...', has 2"),
         ({"expect": "loss: ("}, "message: Expect: is not a regular expression"),
         ({"expect": "loss\nCorrects: 1"}, "message: Corrects: 1 is not a range like 24..36"),
-        ({"expect": "(loss)?"}, "message: Expect: is found even where nothing is printed"),
+        ({"expect": "(loss)?"}, "message: Expect: is found even if nothing is printed"),
     ],
 )
 def test_the_form_of_the_message(repo, capfd, change, complaint):
@@ -301,13 +301,13 @@ def test_numbers_are_consecutive(repo, capfd):
         (["chekc"], "chekc names no lesson"),
     ],
 )
-def test_a_bad_command_line_is_told_in_one_line(three, capfd, argv, complaint):
+def test_a_bad_command_line_is_reported_in_one_line(three, capfd, argv, complaint):
     assert exit_code(argv, three) == 2
     told = capfd.readouterr()
     assert told.out == "" and len(told.err.splitlines()) == 1 and complaint in told.err
 
 
-def test_what_is_not_a_whole_history_is_told_in_one_line(three, tmp_path, capfd):
+def test_an_incomplete_history_is_reported_in_one_line(three, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     assert exit_code([], tmp_path / "empty") == 2
     assert "not a git repository" in capfd.readouterr().err
@@ -317,7 +317,7 @@ def test_what_is_not_a_whole_history_is_told_in_one_line(three, tmp_path, capfd)
     assert "git fetch --unshallow" in told and len(told.splitlines()) == 1
 
 
-def test_a_closed_pipe_is_no_error(three):
+def test_a_closed_pipe_is_not_an_error(three):
     done = subprocess.run(
         f"{sys.executable} lecture.py 2 | true",
         shell=True,

@@ -153,5 +153,5 @@ def test_the_tied_weight_s_gradients_meet_in_one_tensor():
     with Watch() as watch:
         model(idx, targets)[1].backward()
     places = {out.place for out in watch.outputs if out.size == weight.numel()}
-    print(f"tensors of the weight's size beside it: {len(places - {weight.data_ptr()})}")
+    print(f"tensors of the weight's size besides it: {len(places - {weight.data_ptr()})}")
     assert places - {weight.data_ptr()} == {weight.grad.data_ptr()}

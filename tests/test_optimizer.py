@@ -1,4 +1,4 @@
-"""AdamW, clipping and who decays."""
+"""AdamW, clipping and which parameters decay."""
 
 import torch
 
@@ -73,7 +73,7 @@ def groups_of(vocab_size: int) -> list[dict]:
         return model.configure_optimizers(0.1, 6e-4, "meta").param_groups
 
 
-def test_who_decays_and_who_does_not():
+def test_which_parameters_decay_and_which_do_not():
     for vocab_size, decayed in ((50257, 124_318_464), (50304, 124_354_560)):
         matrices, vectors = groups_of(vocab_size)
         assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)

@@ -30,7 +30,7 @@ TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
 def run(
     *flags: str, cwd: Path = ROOT, processes: int = 0, script: Path = ROOT / "train_gpt2.py"
 ) -> subprocess.CompletedProcess:
-    """train_gpt2.py FLAGS as a user would, in cwd; under torchrun with processes > 0."""
+    """Run train_gpt2.py FLAGS as a user would, in cwd; under torchrun if processes > 0."""
     command = [str(script), *flags]
     if processes:
         torchrun = "-m torch.distributed.run --standalone --nproc_per_node".split()
