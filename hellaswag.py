@@ -41,7 +41,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from support.cli import Parser, UserError, one_line_errors, positive
+from support.compute import Compute, start_compute
 from support.files import write_whole
+from support.tokenizer import get_encoding
 
 if TYPE_CHECKING:
     import tiktoken
@@ -265,25 +267,29 @@ def evaluate(
     return num_correct, num_correct_norm
 
 
-def share(rank: int, world_size: int, barrier: Callable[[], None]) -> list[dict[str, Any]]:
-    """This process's part of the examples; none, and one printed line, if they cannot be had.
+def share(compute: Compute) -> list[dict[str, Any]] | None:
+    """This process's part of the examples, for an evaluation during training.
 
-    For an evaluation during training, by world_size processes. Only rank 0 downloads.
+    None for all processes, and one printed line, if any of them cannot have its part: the
+    evaluation ends in a sum over all, which hangs unless all enter it. One process per machine
+    downloads. A part may be empty.
     """
-    from support.tokenizer import get_encoding
-
-    path = Path("hellaswag") / "hellaswag_val.jsonl"
+    path, problem = Path("hellaswag") / "hellaswag_val.jsonl", ""
     try:
-        if rank == 0:
+        if compute.local_rank == 0:
             download(path.parent)
         get_encoding()
-        can_score = True
     except UserError as error:
-        can_score = False
-        if rank == 0:
-            print(f"HellaSwag is skipped: {error}")
-    barrier()  # rank 0 has downloaded
-    return load_examples(path)[rank::world_size] if can_score and path.exists() else []
+        problem = str(error)
+    compute.barrier()  # the download is complete
+    if not problem and not path.exists():
+        problem = f"no {path} on the machine of rank {compute.rank}"
+    failed = compute.gather(int(problem != ""))
+    if 1 in failed:
+        if compute.rank == failed.index(1):
+            print(f"HellaSwag is skipped: {problem}", flush=True)
+        return None
+    return load_examples(path)[compute.rank :: compute.world_size]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -307,8 +313,6 @@ def main(argv: list[str] | None = None) -> None:
 
         from tqdm import tqdm
 
-        from support.compute import start_compute
-        from support.tokenizer import get_encoding
         from train_gpt2 import load_model
 
         compute = start_compute(args.device, None)

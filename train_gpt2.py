@@ -45,7 +45,7 @@ from support.compute import (
 from support.hugging_face import read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
 from support.plan import SMALL_HELP, introduce, settle
-from support.runs import Log, State, newest_checkpoint, read_checkpoint, write_checkpoint
+from support.runs import Log, State, agreed_checkpoint, read_checkpoint, write_checkpoint
 from support.shards import load_split
 from support.tokenizer import N_VOCAB, get_encoding
 
@@ -535,9 +535,9 @@ def train(s: Settings, compute: Compute) -> None:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
     state = State(raw_model, optimizer, loader, s)
     if s.resume:
-        state.load_state_dict(newest_checkpoint(s.log_dir))
+        state.load_state_dict(agreed_checkpoint(s.log_dir, compute))
     first_step = state.step
-    examples = hellaswag.share(*ranks, compute.barrier) if s.hellaswag_every > 0 else []
+    examples = hellaswag.share(compute) if s.hellaswag_every > 0 else None
     run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
     compute.barrier()  # all have read what they start from: Log may move it away
     log = Log(s.log_dir, run, compute.rank, first_step)
@@ -552,7 +552,7 @@ def train(s: Settings, compute: Compute) -> None:
             state.val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
             compute.print(f"validation loss: {state.val_loss:.4f}")
             log.write(step, "val", state.val_loss)
-        if examples and due(step, s.hellaswag_every, is_last):
+        if examples is not None and due(step, s.hellaswag_every, is_last):
             log.write(step, "hella", hellaswag_accuracy(raw_model, examples, compute))
         if due(step, s.sample_every, is_last):
             print_samples(raw_model, compute)

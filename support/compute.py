@@ -20,6 +20,7 @@ from support.cli import UserError
 # Multiplications and additions per second of bfloat16 matmuls, dense, as the makers state them.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "B200": 2250e12,
@@ -80,6 +81,7 @@ class Compute:
     dtype: torch.dtype = torch.float32  # of the matmuls; parameters are always float32
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0  # of the processes on this machine
 
     @property
     def device_type(self) -> str:
@@ -111,6 +113,16 @@ class Compute:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, number: int) -> list[int]:
+        """Every process's number, by rank."""
+        numbers = torch.zeros(self.world_size, dtype=torch.long, device=self.device)
+        numbers[self.rank] = number
+        return self.sum(numbers).tolist()
+
+    def all(self, is_true: bool) -> bool:
+        """Whether it is true on all processes: a verdict on which all act alike."""
+        return all(self.gather(int(is_true)))
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
@@ -133,9 +145,12 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
     Raises UserError for a device that is not there, and for a dtype that is not offered.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = device or pick_device()
-    if device == "cuda" and world_size > 1:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if world_size > 1 and device.startswith("cuda:"):
+        raise UserError(f"--device {device} puts all processes on one GPU: try --device cuda")
+    if world_size > 1 and device == "cuda":
+        device = f"cuda:{local_rank}"
     kind = check_device(device)
     torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
     if dtype not in (None, "float32", "bfloat16"):
@@ -146,7 +161,7 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
             dist.init_process_group("nccl", device_id=torch.device(device))
         else:
             dist.init_process_group("gloo")
-    return Compute(device, getattr(torch, dtype), rank, world_size)
+    return Compute(device, getattr(torch, dtype), rank, world_size, local_rank)
 
 
 def check_device(device: str) -> str:
@@ -173,11 +188,15 @@ def check_device(device: str) -> str:
 @contextmanager
 def leaving_no_process(compute: Compute) -> Iterator[None]:
     """Leave the process group at the end, even after an error."""
+    is_nccl = compute.device_type == "cuda"
     try:
         yield
+        if is_nccl:
+            compute.barrier()  # none leaves while another's kernels still wait for it
     finally:
         if compute.world_size > 1:
-            time.sleep(0.1)  # gloo's threads need Python once more, to drop what they summed
+            if not is_nccl:
+                time.sleep(0.1)  # gloo's threads need Python once more, to drop what they summed
             dist.destroy_process_group()
 
 
@@ -205,13 +224,15 @@ def compile_or_not(
 ) -> nn.Module:
     """The model compiled for training steps of B x T tokens, or as it is.
 
-    wanted is 0, 1, or None: 1 if the GPU can. If compiling fails, one line says so.
+    wanted is 0, 1, or None: 1 if the GPU can. If compiling fails on any process, one line says
+    so and none compiles: the slowest sets the pace of all.
     """
     able = compute.device_type == "cuda" and torch.cuda.get_device_capability() >= (7, 0)
     if not (able if wanted is None else wanted):
         return model
     compiled = torch.compile(model)
     x, y = torch.zeros(2, B, T, dtype=torch.long, device=compute.device)
+    reason = ""
     try:  # the compiler starts at the first call, not above
         with compute.autocast():
             compiled(x, y)[1].backward()
@@ -219,11 +240,15 @@ def compile_or_not(
         raise
     except Exception as error:  # whatever the compiler or driver lacks, training goes on
         reason = str(error).strip().splitlines()[0]
-        compute.print(f"torch.compile failed, going on without: {reason}")
-        return model
     finally:
         model.zero_grad(set_to_none=True)
-    return compiled
+    failed = compute.gather(int(reason != ""))
+    if 1 not in failed:
+        return compiled
+    if compute.rank == failed.index(1):
+        where = f" on rank {compute.rank}" if compute.world_size > 1 else ""
+        print(f"torch.compile failed{where}, going on without: {reason}", flush=True)
+    return model
 
 
 def distribute(model: nn.Module, compute: Compute) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from support.cli import UserError
+from support.compute import Compute
 from support.files import whole_file, write_whole
 
 # ---------- The log ---------------------------------------------------------------------
@@ -167,3 +168,24 @@ def newest_checkpoint(log_dir: str) -> dict[str, Any]:
     raise UserError(
         f"--resume 1: found no checkpoint in {log_dir}: start without it, or name its --log_dir"
     )
+
+
+def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
+    """The newest checkpoint, where all processes find the same one.
+
+    Raises UserError on all of them if they do not, as on machines without a shared disk.
+    """
+    checkpoint, problem = None, None
+    try:
+        checkpoint = newest_checkpoint(log_dir)
+    except UserError as error:
+        problem = error
+    steps = compute.gather(checkpoint["step"] if checkpoint else -1)
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"--resume 1: by rank, the newest checkpoints in {log_dir} are of steps {steps} (-1:"
+            " there is none): copy the newest one to all machines"
+        )
+    if problem:
+        raise problem
+    return checkpoint

@@ -74,6 +74,27 @@ def test_a_compiler_that_fails_leaves_the_eager_model_and_one_line(monkeypatch, 
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("rank, said", [(0, False), (2, True), (3, False)])
+def test_if_one_compiler_fails_none_compiles_and_that_rank_says_so(
+    fast_compiler, monkeypatch, capsys, rank, said
+):
+    """Ranks 2 and 3 of 4 fail."""
+    if rank >= 2:
+        broken = partial(torch.compile, backend=lambda graph, inputs: 1 / 0)
+        monkeypatch.setattr(torch, "compile", broken)
+    others = torch.tensor([0, 0, 1, 1])
+    monkeypatch.setattr(
+        Compute,
+        "sum",
+        lambda self, numbers: others.index_copy_(
+            0, torch.tensor([self.rank]), numbers[self.rank : self.rank + 1]
+        ),
+    )
+    model, compute = tiny_model(), Compute("cpu", rank=rank, world_size=4)
+    assert compile_or_not(model, compute, 1, B=2, T=8) is model
+    assert ("torch.compile failed on rank 2" in capsys.readouterr().out) == said
+
+
 def test_a_cpu_does_not_compile_unless_asked():
     model = tiny_model()
     assert compile_or_not(model, Compute("cpu"), None, B=2, T=8) is model

@@ -32,6 +32,7 @@ def start(device):
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
         ("NVIDIA L4", 121),
         ("NVIDIA A10G", 70),
         ("NVIDIA RTX A1000", None),
@@ -54,6 +55,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"found 2 GPU\(s\)"):
         start("cuda:2")
+
+
+def test_all_processes_on_one_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in dict(RANK="1", LOCAL_RANK="1", WORLD_SIZE="2").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="cuda:0 puts all processes on one GPU: try --device cuda"):
+        start("cuda:0")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -45,6 +49,72 @@ def test_hellaswag_is_the_same_on_one_and_two_processes(tmp_path):
         accuracies.append([line for line in out if line.startswith("HellaSwag accuracy: ")])
     assert accuracies[0] == accuracies[1] and len(accuracies[0]) == 3
     assert accuracies[0][0].split("/")[1].startswith("8=")
+
+
+def test_with_fewer_examples_than_processes_none_waits_for_the_others(tmp_path):
+    """A rank without examples enters the sum all the same."""
+    (tmp_path / "hellaswag").mkdir()
+    [first, *_] = (ROOT / "tests/data/hellaswag_8.jsonl").read_text().splitlines()
+    (tmp_path / "hellaswag/hellaswag_val.jsonl").write_text(first + "\n")
+    shutil.copy(ROOT / "input.txt", tmp_path)
+    flags = [*FLAGS, *"--B 4 --max_steps 1 --sample_every 0 --eval_every 0".split()]
+    result = run(*flags, "--hellaswag_every", "1", cwd=tmp_path, processes=2, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("HellaSwag accuracy: ") == 2 and "/1=" in result.stdout
+
+
+def two_machines(tmp_path, *flags: str) -> list[subprocess.CompletedProcess]:
+    """A run of one process on each of two machines without a shared disk: folders a and b."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    for rank, name in enumerate("ab"):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=2",
+            "--nproc_per_node=1",
+        ]
+        command += [f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        command += [str(ROOT / "train_gpt2.py"), *FLAGS, "--B", "4", "--sample_every", "0", *flags]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "*", "https_proxy": ""}
+        nodes.append(
+            subprocess.Popen(
+                command, cwd=tmp_path / name, env=env, text=True, stdout=PIPE, stderr=PIPE
+            )
+        )
+    outputs = [node.communicate(timeout=120) for node in nodes]
+    return [
+        subprocess.CompletedProcess(node.args, node.returncode, *output)
+        for node, output in zip(nodes, outputs)
+    ]
+
+
+@pytest.fixture
+def machines(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(ROOT / "input.txt", tmp_path / name)
+    return tmp_path
+
+
+def test_what_only_one_machine_has_is_skipped_by_all(machines):
+    (machines / "a" / "hellaswag").mkdir()
+    shutil.copy(ROOT / "tests/data/hellaswag_8.jsonl", machines / "a/hellaswag/hellaswag_val.jsonl")
+    a, b = two_machines(machines, *"--max_steps 1 --eval_every 0 --hellaswag_every 1".split())
+    assert (a.returncode, b.returncode) == (0, 0), a.stderr + b.stderr
+    assert "HellaSwag" not in a.stdout and b.stdout.count("HellaSwag is skipped: ") == 1
+
+
+def test_a_checkpoint_that_only_one_machine_has_is_refused_by_all(machines):
+    run(*FLAGS, *"--B 4 --max_steps 1 --eval_every 0 --sample_every 0".split(), cwd=machines / "a")
+    before = (machines / "a/log/log.txt").read_text()
+    a, b = two_machines(machines, *"--max_steps 2 --eval_every 0 --resume 1".split())
+    assert a.returncode != 0 and b.returncode != 0
+    assert a.stderr.count("are of steps [1, -1] (-1: there is none): copy the newest") == 1
+    assert (machines / "a/log/log.txt").read_text() == before
 
 
 def test_a_user_s_mistake_is_reported_once_by_rank_0():

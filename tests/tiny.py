@@ -28,7 +28,11 @@ TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
 
 
 def run(
-    *flags: str, cwd: Path = ROOT, processes: int = 0, script: Path = ROOT / "train_gpt2.py"
+    *flags: str,
+    cwd: Path = ROOT,
+    processes: int = 0,
+    script: Path = ROOT / "train_gpt2.py",
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess:
     """Run train_gpt2.py FLAGS as a user would, in cwd; under torchrun if processes > 0."""
     command = [str(script), *flags]
@@ -37,7 +41,9 @@ def run(
         command = [*torchrun, str(processes), *command]
     command = [sys.executable, *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
+    )
 
 
 def losses(result: subprocess.CompletedProcess) -> list[float]:
