@@ -11,7 +11,7 @@ from torch.nn import functional as F
 # ROWS: rows of bfloat16 logits that exist at once, half as many in fp32. TILE: how many of these
 # become loss and gradient at a time, in fp32, without leaving the cache.
 ROWS_CPU, TILE_CPU = 1024, 64  # at vocab 50304 103 MB and 13 MB
-ROWS_GPU, TILE_GPU = 8192, 8192  # enough to keep a GPU busy
+ROWS_GPU, TILE_GPU = 16384, 4096  # 1.6 GB and 0.8 GB
 
 
 def loss_to_gradient(
@@ -49,6 +49,34 @@ def add_matmul(
         total.add_(a @ b, alpha=scale)
 
 
+def fusible_forward(
+    x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, rows: int, need_grad: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The sum of the losses and its gradients for x and weight, in a form for torch.compile.
+
+    The compiler itself makes one kernel of what stands between two matmuls, so that nothing of
+    the logits' size is written in fp32. But such a kernel treats all logits alike: gather and
+    scatter_ would cut it in two, so each logit is compared with its target instead. Without the
+    compiler this form is several times slower than loss_to_gradient.
+    """
+    loss, dxs, dweight = torch.zeros((), device=x.device), [], None
+    ids = torch.arange(weight.size(0), device=x.device)
+    for chunk, target in zip(x.split(rows), targets.split(rows)):
+        # Only data can tell the compiler to wait: without "+ 0 * loss" it computes the logits of
+        # all chunks first, and they are in memory at once.
+        chunk = chunk + (0 * loss).to(chunk.dtype)
+        logits = chunk @ weight.t()
+        logp = torch.log_softmax(logits.float(), dim=1)
+        hit = ids == target  # (rows, vocab)
+        loss = loss - torch.where(hit, logp, 0).sum()
+        if need_grad:
+            dlogits = (logp.exp() - hit.float()).to(logits.dtype)
+            dxs.append(dlogits @ weight)
+            part = (dlogits.t() @ chunk).float()
+            dweight = part if dweight is None else dweight + part
+    return loss, torch.cat(dxs) if need_grad else None, dweight
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of x @ weight.T against targets, holding the logits of a few rows.
 
@@ -63,6 +91,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         """x (N, C), weight (vocab, C), targets (N) -> the loss, fp32; matmuls in `dtype`."""
         N, x_dtype, weight_dtype = x.size(0), x.dtype, weight.dtype
         x, weight, targets = x.to(dtype), weight.to(dtype), targets.unsqueeze(1)
+        if torch.compiler.is_compiling():
+            loss, dx, dweight = fusible_forward(x, weight, targets, rows, need_grad)
+            if need_grad:
+                ctx.save_for_backward(dx.to(x_dtype) / N, dweight / N)
+            return loss / N
         loss = torch.zeros((), device=x.device)
         buffer = torch.empty(min(rows, N), weight.size(0), dtype=dtype, device=x.device)
         fp32 = None

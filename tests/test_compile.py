@@ -2,11 +2,15 @@
 
 import shutil
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
+from functorch.compile import nop
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
+from support import loss
 from support.compute import Compute, compile_or_not
 from tiny import tiny_model
 
@@ -50,6 +54,62 @@ def compare_with_eager(model, compiled):
 def test_compiled_and_eager_give_the_same_loss_and_gradients(fast_compiler):
     model = tiny_model()
     compare_with_eager(model, compile_or_not(model, Compute("cpu"), 1, B=2, T=8))
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> list[torch.fx.GraphModule]:
+    """What torch.compile makes of the forward passes to come, each as one graph (or it raises)."""
+    seen = []
+
+    def keep(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        partial(
+            torch.compile, backend=aot_autograd(fw_compiler=keep, bw_compiler=nop), fullgraph=True
+        ),
+    )
+    torch._dynamo.reset()
+    return seen
+
+
+def ancestors(node: torch.fx.Node) -> set[torch.fx.Node]:
+    found, todo = set(), [node]
+    while todo:
+        new = set(todo.pop().all_input_nodes) - found
+        found |= new
+        todo += new
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_several_chunks_is_one_graph_that_picks_no_single_logit(
+    graphs, monkeypatch, dtype
+):
+    monkeypatch.setattr(loss, "ROWS_CPU", 8)  # 2 chunks of 16 rows in bfloat16, 4 in fp32
+    model, compute = tiny_model(), Compute("cpu", dtype)
+    compiled = compile_or_not(model, compute, 1, B=2, T=8)
+    [graph] = graphs
+    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+    softmaxes = [call for call in calls if "_log_softmax" in str(call.target)]
+    picks = [c for c in calls if "gather" in str(c.target) or "scatter" in str(c.target)]
+    waits = all(ancestors(later) >= {earlier} for earlier, later in pairwise(softmaxes))
+    order = "each after the one before" if waits else "in any order"
+    print(f"{len(softmaxes)} chunks, {order}, {len(picks)} gathers and scatters")
+    assert len(softmaxes) == (2 if dtype == torch.bfloat16 else 4)
+    assert waits and not picks
+    with compute.autocast():
+        compare_with_eager(model, compiled)
+    x, y = (torch.randint(0, 100, (2, 8)) for _ in range(2))  # each with memory of its own
+    with compute.autocast(), torch.no_grad():
+        validation = compiled(x, y)[1]
+        torch.testing.assert_close(validation, model(x, y)[1], rtol=1e-5, atol=1e-5)
+    with compute.autocast():
+        compiled(x, y)
+    assert len(graphs) == 2  # one to train, one to validate
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor writes C++")

@@ -32,6 +32,26 @@ def test_several_processes_print_the_losses_of_one(alone, tmp_path, processes, B
     assert validation(together) == pytest.approx(validation(alone), abs=1e-4)
 
 
+COMPILED = """
+import sys
+from functools import partial
+import torch
+import train_gpt2
+torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+train_gpt2.main(sys.argv[1:])
+"""
+
+
+def test_two_processes_that_compile_print_the_losses_of_one(alone, tmp_path):
+    """Without code generation, which takes its time; the graphs are the same."""
+    (tmp_path / "compiled.py").write_text(COMPILED)
+    shutil.copy(ROOT / "input.txt", tmp_path)
+    flags = [*FLAGS, *"--B 8 --compile 1 --sample_every 0".split()]
+    together = run(*flags, cwd=tmp_path, processes=2, script=tmp_path / "compiled.py")
+    assert "torch.compile failed" not in together.stdout
+    assert losses(together) == pytest.approx(losses(alone), abs=5e-5)
+
+
 def validation(result) -> list[float]:
     lines = result.stdout.splitlines()
     return [float(line.split()[-1]) for line in lines if line.startswith("validation loss")]
