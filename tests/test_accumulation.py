@@ -51,3 +51,10 @@ def test_forgetting_the_division_is_wrong_by_the_number_of_micro_batches():
     for a, b in zip(x.split(1), y.split(1)):
         ((net(a) - b) ** 2).mean().backward()  # adds up means: nobody divides by 4
     torch.testing.assert_close(net.weight.grad, 4 * whole)
+
+
+def test_the_printed_loss_keeps_no_graph():
+    model = tiny_model()
+    optimizer = Keep(model.parameters())
+    loss, norm = train_step(model, optimizer, Rows(1), Compute("cpu"), 4, 1e-3, grad_clip=1.0)
+    assert not loss.requires_grad and not norm.requires_grad

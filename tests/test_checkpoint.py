@@ -79,8 +79,8 @@ def test_half_a_checkpoint_falls_back_to_the_one_before(ten_steps, tmp_path, cap
 
 
 def test_only_checkpoints_with_a_step_are_resumed_from(ten_steps, tmp_path):
-    for name in ("model_00005", "model_best", "model_00010_old"):
-        shutil.copy(ten_steps / "model_00005.pt", tmp_path / f"{name}.pt")
+    for name, step in (("model_00005", 5), ("model_best", 10), ("model_00010_old", 10)):
+        shutil.copy(ten_steps / f"model_{step:05d}.pt", tmp_path / f"{name}.pt")
     assert newest_checkpoint(str(tmp_path))["step"] == 5
 
 

@@ -159,3 +159,29 @@ def test_a_cpu_does_not_compile_unless_asked():
     model = tiny_model()
     assert compile_or_not(model, Compute("cpu"), None, B=2, T=8) is model
     assert compile_or_not(model, Compute("cpu"), 0, B=2, T=8) is model
+
+
+def test_the_first_step_finds_its_graphs_and_no_gradients(fast_compiler):
+    model, compute = tiny_model(), Compute("cpu", torch.bfloat16)
+    compiled = compile_or_not(model, compute, 1, B=2, T=8)
+    assert all(p.grad is None for p in model.parameters())
+    graphs = counters["stats"]["unique_graphs"]
+    x, y = torch.randint(0, 100, (2, 2, 8))
+    with compute.autocast():
+        compiled(x, y)[1].backward()
+    assert counters["stats"]["unique_graphs"] == graphs > 0
+
+
+def test_out_of_memory_while_compiling_is_heard(monkeypatch):
+    def full(graph, inputs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "compile", lambda model: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        compile_or_not(tiny_model(), Compute("cpu"), 1, B=2, T=8)
+
+
+def test_a_gpu_that_can_compiles_unless_told_not_to(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    model = tiny_model()
+    assert compile_or_not(model, Compute("cuda"), 0, B=2, T=8) is model

@@ -136,3 +136,9 @@ def test_private_memory_does_not_grow_with_the_shard(tmp_path):
     grown = float(result.stdout)
     print(f"50M tokens read, private memory grew by {grown:.1f} MB")  # as uint16 they are 100 MB
     assert grown < 10
+
+
+def test_a_shard_stays_on_the_disk_until_it_is_read(tmp_path):
+    write_shards(tmp_path, 500)
+    (shard,) = load_split(str(tmp_path), "train")
+    assert isinstance(shard, np.memmap)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from support.cli import UserError
 from support.compute import Compute, peak_flops, pick_device, start_compute
@@ -76,3 +77,42 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_gpu_is_taken():
     assert start(None).device_type == "cuda"
+
+
+def test_to_device_returns_the_copies_that_are_on_the_device():
+    x, y = Compute("meta").to_device(*torch.zeros(2, 3))
+    assert x.device.type == y.device.type == "meta"
+
+
+def test_the_clock_waits_for_the_gpu(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append("cuda"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waits.append("mps"))
+    for device in ("cuda:1", "mps", "cpu"):
+        Compute(device).synchronize()
+    assert waits == ["cuda", "mps"]
+
+
+def test_the_peak_is_that_of_all_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
+    assert Compute("cuda", world_size=8).utilization(4 * 312e12) == 0.5
+    assert Compute("cpu").utilization(1e12) is None
+
+
+def test_a_barrier_is_for_several_processes(monkeypatch):
+    met = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: met.append(True))
+    Compute("cpu").barrier()
+    assert not met
+    Compute("cpu", world_size=2).barrier()
+    assert met == [True]
+
+
+def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    for name, value in dict(RANK="5", LOCAL_RANK="1", WORLD_SIZE="8").items():
+        monkeypatch.setenv(name, value)
+    compute = start_compute("cuda", "float32")
+    assert (compute.device, compute.rank, compute.world_size) == ("cuda:1", 5, 8)

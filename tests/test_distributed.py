@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from support.compute import Compute, distribute, leaving_no_process
-from tiny import ROOT, TINY_FLAGS, losses, run, tiny_model
+from tiny import ROOT, TINY_FLAGS, TRAINER, losses, run, tiny_model
 from train_gpt2 import train_step
 
 FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens 3000".split()]
@@ -22,14 +22,6 @@ FLAGS = [*TINY_FLAGS, *"--T 32 --total_batch_size 512 --max_steps 4 --val_tokens
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     return run(*FLAGS, "--B", "16", "--log_dir", str(tmp_path_factory.mktemp("log")))
-
-
-@pytest.mark.parametrize("processes, B", [(2, 4), (4, 4)])
-def test_several_processes_print_the_losses_of_one(alone, tmp_path, processes, B):
-    together = run(*FLAGS, "--B", str(B), "--log_dir", str(tmp_path), processes=processes)
-    assert losses(together) == pytest.approx(losses(alone), abs=5e-5)
-    assert len(losses(together)) == 4  # rank 0 alone prints
-    assert validation(together) == pytest.approx(validation(alone), abs=1e-4)
 
 
 COMPILED = """
@@ -42,14 +34,18 @@ train_gpt2.main(sys.argv[1:])
 """
 
 
-def test_two_processes_that_compile_print_the_losses_of_one(alone, tmp_path):
-    """Without code generation, which takes its time; the graphs are the same."""
-    (tmp_path / "compiled.py").write_text(COMPILED)
-    shutil.copy(ROOT / "input.txt", tmp_path)
-    flags = [*FLAGS, *"--B 8 --compile 1 --sample_every 0".split()]
-    together = run(*flags, cwd=tmp_path, processes=2, script=tmp_path / "compiled.py")
-    assert "torch.compile failed" not in together.stdout
+@pytest.mark.parametrize("processes, compile", [(2, 1), (4, 0)])
+def test_several_processes_print_the_losses_of_one(alone, tmp_path, processes, compile):
+    """Those that compile do so without code generation, which takes its time."""
+    script = tmp_path / "compiled.py"
+    script.write_text(COMPILED)
+    flags = [*FLAGS, "--B", "4", "--compile", str(compile), "--log_dir", str(tmp_path)]
+    together = run(*flags, processes=processes, script=script if compile else TRAINER)
     assert losses(together) == pytest.approx(losses(alone), abs=5e-5)
+    assert validation(together) == pytest.approx(validation(alone), abs=1e-4)
+    assert len(losses(together)) == 4  # rank 0 alone prints
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 4 + 2  # and writes
+    assert "torch.compile failed" not in together.stdout
 
 
 def validation(result) -> list[float]:

@@ -1,5 +1,7 @@
 """A file is there whole, or not at all."""
 
+import os
+
 import pytest
 
 from support.files import whole_file, write_whole
@@ -38,3 +40,10 @@ def test_a_user_s_file_beside_it_is_left_alone(tmp_path):
     write_whole(tmp_path / "a.txt", "ours")
     assert (tmp_path / "a.tmp").read_text() == "mine"
     assert (tmp_path / "a.txt.tmp").read_text() == "mine, too"
+
+
+def test_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append((os.fstat(fd).st_size, path.exists())))
+    write_whole(path, "text")
+    assert seen == [(4, False)] and path.exists()

@@ -432,3 +432,13 @@ def test_web_sample_if_it_is_there(tmp_path, capsys, monkeypatch):
     run(sample, tmp_path / "b", 200_000, "--shards", "2")
     for name in ("edufineweb_val_000000.npy", "edufineweb_train_000001.npy"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "file, document", [(0, 0), (0, 149), (1, 0), (1, 10), (1, 100), (1, 299), (2, 7)]
+)
+def test_reading_can_begin_at_any_document(mixed, file, document):
+    chunks = list(fineweb.read_chunks(fineweb.find_files(str(mixed[0])), file, document))
+    texts = [text for chunk in chunks for text in chunk.texts]
+    assert (chunks[0].file, chunks[0].document) == (file, document)
+    assert texts == mixed[1][(0, 150, 450)[file] + document :]

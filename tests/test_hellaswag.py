@@ -369,3 +369,10 @@ def test_in_training_each_process_has_its_share(monkeypatch, tmp_path):
     assert sorted(e["ctx"] for share in shares for e in share) == sorted(
         e["ctx"] for e in hellaswag.load_examples(DATA)
     )
+
+
+def test_evaluation_keeps_nothing_for_a_backward_pass():
+    model, kept = tiny_gpt(), []
+    model.lm_head.register_forward_hook(lambda _, __, out: kept.append(out.requires_grad))
+    hellaswag.evaluate(model, hellaswag.load_examples(DATA)[:1], FewIds(), "cpu")
+    assert kept and not any(kept)

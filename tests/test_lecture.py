@@ -341,3 +341,20 @@ def test_an_interrupted_check_leaves_nothing_behind(three, tmp_path, number, sta
     process.send_signal(number)
     assert process.wait(20) == status
     assert no_worktree_left(three) and not Path(started.read_text().strip()).parent.exists()
+
+
+def test_the_last_word_on_what_to_expect_counts(three, capfd):
+    commit(three, "lesson 04: a first word", {}, expect="^loss\nExpect 3: ^loss: 0[.]9$")
+    commit(three, "lesson 05: the last", {}, expect="^loss\nExpect 3: ^loss: 0[.]25$")
+    assert lecture.main(["check", "3"], three) == 0
+
+
+def test_expect_holds_for_a_line_among_others(three, capfd):
+    commit(
+        three,
+        "lesson 04: more lines",
+        {"a.py": f"print(1)\n{GOOD}print(2)\n"},
+        expect="^loss: 0.25$",
+    )
+    assert lecture.main(["check", "4"], three) == 0
+    assert lecture.main(["4", "--run"], three) == 0

@@ -1,11 +1,14 @@
 """log.txt and settings.json."""
 
 import json
+import os
+import subprocess
 
+import pytest
 import torch
 
-from support.runs import Log
-from tiny import TINY_FLAGS, losses, run
+from support.runs import Log, git_commit
+from tiny import ROOT, TINY_FLAGS, losses, run
 
 FLAGS = [*TINY_FLAGS, *"--max_steps 3 --eval_every 2 --val_tokens 1000 --sample_every 0".split()]
 
@@ -35,8 +38,6 @@ def test_only_rank_0_writes(tmp_path):
     log = Log(str(tmp_path / "log"), {}, rank=1)
     log.write(0, "train", 1.0)
     assert not (tmp_path / "log").exists()
-    run(*FLAGS, "--log_dir", str(tmp_path), processes=2)
-    assert len(read(tmp_path)) == 6
 
 
 def test_a_new_run_keeps_the_files_of_the_earlier_one(tmp_path, capsys):
@@ -77,3 +78,26 @@ def test_half_a_checkpoint_of_a_killed_run_is_removed_and_nothing_else(tmp_path)
     (tmp_path / "mine.tmp").touch()
     Log(str(tmp_path), {})
     assert not list(tmp_path.glob("model_*")) and (tmp_path / "mine.tmp").exists()
+
+
+def test_the_commit_is_that_of_the_code_wherever_one_stands(tmp_path, monkeypatch):
+    here = git_commit()
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() == here
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    if (ROOT / ".git").exists():
+        assert here == subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_run_is_never_moved_into_the_folder_of_another(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "log.txt").write_text(f"{number}\n")
+        os.utime(tmp_path / "log.txt", (0, 0))  # both of the same second
+        if number == 1:
+            Log(str(tmp_path), {})
+            (tmp_path / "settings.json").unlink()
+    with pytest.raises(FileExistsError):
+        Log(str(tmp_path), {})
+    (folder,) = tmp_path.glob("run-*")
+    assert (folder / "log.txt").read_text() == "1\n"
+    assert (tmp_path / "log.txt").read_text() == "2\n"

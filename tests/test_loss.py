@@ -59,6 +59,16 @@ def test_under_autocast_it_is_as_close_as_the_plain_form(small_chunks, N):
         assert relative(got, best) < 1.5 * relative(plain_bf16, best)
 
 
+def test_under_autocast_loss_and_sum_of_chunks_stay_in_fp32(small_chunks):
+    x, weight, targets = problem(200)
+    with torch.autocast("cpu", torch.bfloat16), Watch() as watch:
+        expected = plain(x, weight, targets)
+        loss = chunked_cross_entropy(x, weight, targets)
+    assert abs(loss.item() / expected.item() - 1) < 1e-5  # of the same bfloat16 logits
+    sums = [o for o in watch.outputs if o.operation == "add_" and o.size == weight.numel()]
+    assert [out.dtype for out in sums] == [torch.float32] * 3  # after the first of four chunks
+
+
 def test_a_token_that_was_ruled_out_costs_a_finite_loss():
     x, weight = torch.tensor([[1.0]]), torch.tensor([[0.0], [500.0]])
     assert chunked_cross_entropy(x, weight, torch.tensor([0])).item() == 500.0
@@ -66,9 +76,10 @@ def test_a_token_that_was_ruled_out_costs_a_finite_loss():
 
 def test_without_gradients_only_the_loss_is_computed():
     x, weight, targets = problem(100)
-    with torch.no_grad():
+    with torch.no_grad(), Watch() as watch:
         loss = chunked_cross_entropy(x, weight, targets)
     assert not loss.requires_grad
+    assert [out.operation for out in watch.outputs].count("mm") == 1  # the logits
     torch.testing.assert_close(loss, plain(x, weight, targets).detach())
 
 
@@ -155,3 +166,12 @@ def test_the_tied_weight_s_gradients_meet_in_one_tensor():
     places = {out.place for out in watch.outputs if out.size == weight.numel()}
     print(f"tensors of the weight's size besides it: {len(places - {weight.data_ptr()})}")
     assert places - {weight.data_ptr()} == {weight.grad.data_ptr()}
+
+
+def test_the_model_s_loss_never_has_all_logits(small_chunks):
+    model = tiny_model(vocab_size=1000)
+    with Watch() as watch:
+        model(*batch())[1].backward()
+    weight = model.lm_head.weight.numel()
+    largest = max(out.size for out in watch.outputs if out.size % 1000 == 0 and out.size > weight)
+    assert largest == 32 * 1000  # of 96 rows

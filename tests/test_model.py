@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tiny import logits, tiny_model
@@ -150,3 +152,11 @@ def test_two_endings_in_one_row_see_the_context_and_themselves():
     packed = model.hidden(row, pos, [attend] * 2)
     torch.testing.assert_close(packed[:, :8], model.hidden(torch.cat((context, one), dim=1)))
     torch.testing.assert_close(packed[:, 8:], model.hidden(torch.cat((context, two), dim=1))[:, 4:])
+
+
+def test_the_flops_of_a_token_are_those_that_torch_counts():
+    model, idx = tiny_model(n_embd=64), torch.randint(0, 100, (2, 32))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(idx)[0].flatten(0, 1), idx.flatten()).backward()
+    counted = counter.get_total_flops() / idx.numel()
+    assert 1.0 < model.flops_per_token() / counted < 1.02  # biases and LayerNorms count as weights

@@ -101,3 +101,12 @@ def test_fused_and_unfused_end_at_the_same_weights():
     largest = (results[0] - results[1]).abs().max().item()
     print(f"largest difference of a weight after 10 steps: {largest:.1e}")
     assert largest < 1e-5
+
+
+def test_a_gpu_and_a_cpu_have_one_kernel_for_all_parameters():
+    model = tiny_model()
+    fused = [
+        model.configure_optimizers(0.1, 1e-3, device).defaults["fused"]
+        for device in ("cuda", "cpu", "mps")
+    ]
+    assert fused == [True, True, False]

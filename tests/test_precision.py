@@ -4,7 +4,14 @@ import numpy as np
 import torch
 
 from support.compute import Compute, has_bfloat16, start_compute
-from tiny import tiny_model
+from tiny import tiny_model, write_shards
+from train_gpt2 import (
+    DataLoaderLite,
+    hellaswag_accuracy,
+    print_samples,
+    train_step,
+    validation_loss,
+)
 
 
 def round_off(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -74,3 +81,31 @@ def test_bfloat16_is_the_default_only_in_hardware(monkeypatch):
 def test_float32_means_no_autocast():
     with start_compute("cpu", "float32").autocast():
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_steps_and_evaluations_multiply_in_the_dtype_of_the_run(tmp_path):
+    write_shards(tmp_path, 100)
+    model, compute = tiny_model(vocab_size=50304), Compute("cpu", torch.bfloat16)
+    loader = DataLoaderLite(2, 8, data_root=str(tmp_path))
+    seen = []
+    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    optimizer = torch.optim.SGD(model.parameters())
+    train_step(model, optimizer, loader, compute, 1, 0.1, 1.0)
+    validation_loss(model, loader, 16, compute)
+    assert seen == [torch.bfloat16] * 2
+    print_samples(model, compute)
+    example = {"ctx": "He", "endings": ["runs.", "is.", "was.", "eats."], "label": 0}
+    hellaswag_accuracy(model, [example], compute)
+    assert set(seen) == {torch.bfloat16} and len(seen) == 2 + 24 + 1
+
+
+def test_autocast_is_told_the_type_of_the_device():
+    assert Compute("cuda:3", torch.bfloat16).autocast().device == "cuda"
+
+
+def test_the_dtype_that_was_typed_is_taken(monkeypatch):
+    for in_hardware, default in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("support.compute.has_bfloat16", lambda _, found=in_hardware: found)
+        assert start_compute("cpu", None).dtype == default
+        for name in ("float32", "bfloat16"):
+            assert start_compute("cpu", name).dtype == getattr(torch, name)

@@ -67,3 +67,10 @@ def test_weights_with_other_shapes_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_positions": 30}))
     with pytest.raises(UserError, match="^cannot load .*[^\n]*$"):
         GPT.from_pretrained(str(tmp_path))
+
+
+def test_an_mlp_of_another_width_is_refused(tmp_path):
+    config = GPT2Config(vocab_size=101, n_positions=24, n_layer=1, n_head=2, n_embd=32, n_inner=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has n_inner 64, expected 128"):
+        GPT.from_pretrained(str(tmp_path))

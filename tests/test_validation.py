@@ -58,3 +58,11 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: step ") and "--max_lr" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_validation_keeps_nothing_for_a_backward_pass(tmp_path):
+    write_shards(tmp_path, 100)
+    model, kept = tiny_model(), []
+    model.transformer.ln_f.register_forward_hook(lambda _, __, out: kept.append(out.requires_grad))
+    validation_loss(model, DataLoaderLite(2, 8, data_root=str(tmp_path)), 16, Compute("cpu"))
+    assert kept == [False]

@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from train_gpt2 import GPT, GPTConfig
+from train_gpt2 import GPT, GPTConfig, main
 
 ROOT = Path(__file__).parent.parent
+TRAINER = ROOT / "train_gpt2.py"
 
 
 def tiny_model(seed: int = 0, **changes) -> GPT:
@@ -27,19 +30,36 @@ def logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
 TINY_FLAGS = "--device cpu --n_layer 2 --n_head 2 --n_embd 16".split()
 
 
+def run_here(flags: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess:
+    """In this process, which saves the seconds that torch takes to start; with one thread."""
+    output, errors, code = StringIO(), StringIO(), 0
+    before, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    try:
+        with redirect_stdout(output), redirect_stderr(errors):
+            main(list(flags))
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        os.chdir(before)
+        torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(flags, code, output.getvalue(), errors.getvalue())
+
+
 def run(
     *flags: str,
     cwd: Path = ROOT,
     processes: int = 0,
-    script: Path = ROOT / "train_gpt2.py",
+    script: Path = TRAINER,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess:
-    """Run train_gpt2.py FLAGS as a user would, in cwd; under torchrun if processes > 0."""
+    """Run train_gpt2.py FLAGS in cwd; under torchrun if processes > 0."""
+    if processes == 0:
+        return run_here(flags, cwd)
     command = [str(script), *flags]
-    if processes:
-        torchrun = "-m torch.distributed.run --standalone --nproc_per_node".split()
-        command = [*torchrun, str(processes), *command]
-    command = [sys.executable, *command]
+    torchrun = "-m torch.distributed.run --standalone --nproc_per_node".split()
+    command = [sys.executable, *torchrun, str(processes), *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
