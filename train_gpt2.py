@@ -7,6 +7,9 @@ Train GPT-2 (124M): one file, to be read from top to bottom.
 
 bytes -> tokens (support/tokenizer.py, fineweb.py) -> batches (DataLoaderLite) -> logits -> loss
 (GPT) -> one step (train_step) -> a line of the log (train)
+
+A step (or update) takes total_batch_size tokens, in micro-steps of B x T. A process, whose number
+is its rank, drives one GPU. A shard is a file of tokens.
 """
 
 import math
@@ -38,7 +41,7 @@ from support.compute import (
     compile_or_not,
     distribute,
     hint_when_out_of_memory,
-    leaving_no_process,
+    leaving_the_group,
     start_compute,
     use_large_pages,
 )
@@ -57,17 +60,20 @@ class GPTConfig:
     """The shape of the model; the defaults are GPT-2's smallest, 124M parameters."""
 
     block_size: int = 1024  # the longest context, in tokens
-    vocab_size: int = 50257  # 50,000 merges + 256 bytes + <|endoftext|>
+    vocab_size: int = 50257  # 50,000 merges + 256 bytes + <|endoftext|>; training pads it
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
 
 
+# Who reads from whom is an argument: hellaswag.py packs four endings into one row.
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def attend_causally(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Each token reads from itself and those before it; in and out are (B, nh, T, hs).
+    """Each token reads from itself and those before it.
+
+    In and out are (B, nh, T, hs): B rows, nh heads, T tokens, hs numbers per head.
 
     = softmax(q @ k.mT / sqrt(hs), -inf where the key comes later than the query) @ v,
     but the full (T, T) scores never exist (FlashAttention, Dao et al. 2022).
@@ -209,7 +215,8 @@ class GPT(nn.Module):
         """
         if targets is None:
             return self.lm_head(self.hidden(idx)), None
-        x, weight = TiedEmbedding.apply(idx, self.lm_head.weight)  # one gradient for both uses
+        # = self.transformer.wte(idx), self.lm_head.weight: but their gradients share one tensor
+        x, weight = TiedEmbedding.apply(idx, self.lm_head.weight)
         x = self.blocks(x).flatten(0, 1)  # (B * T, n_embd)
         # = F.cross_entropy(x @ weight.T, targets.flatten())
         return None, chunked_cross_entropy(x, weight, targets.flatten())
@@ -347,7 +354,7 @@ class DataLoaderLite:
         while count > 0:
             start %= self.num_tokens
             i = int(np.searchsorted(self.ends, start, side="right"))
-            offset = start - int(self.ends[i]) + len(self.shards[i])
+            offset = start - int(self.ends[i]) + len(self.shards[i])  # within shard i
             parts.append(self.shards[i][offset : offset + count])
             start += len(parts[-1])
             count -= len(parts[-1])
@@ -359,7 +366,10 @@ class DataLoaderLite:
 
 @dataclass(frozen=True)
 class Settings:
-    """A run. Each field is a flag; the defaults are the 10B-token run on eight GPUs."""
+    """A run. Each field is a flag; the defaults are the 10B-token run on eight GPUs.
+
+    support/plan.py fills in those that are None and, on a laptop, makes others small.
+    """
 
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
     T: int = flag(1024, "context: tokens per row, and block_size of a new model", MIN_1)
@@ -373,7 +383,7 @@ class Settings:
     n_layer: int = flag(12, "blocks of a new model", MIN_1)
     n_head: int = flag(12, "attention heads per block", MIN_1)
     n_embd: int = flag(768, "width of the residual stream", MIN_1)
-    vocab_size: int = flag(50304, "rows of the embedding: 50257 tokens, padded to 393 x 128", MIN_1)
+    vocab_size: int = flag(50304, "rows of the embedding: 50257, padded to 393 x 128", MIN_1)
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
     log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go")
     eval_every: int = flag(250, "steps between validations; 0: never", MIN_0)
@@ -409,7 +419,7 @@ def train_step(
     learning_rate: float,
     grad_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One update from the gradients of micro_steps batches.
+    """One update by gradient accumulation: micro_steps batches, as the tokens do not fit at once.
 
     Returns the mean loss over all processes and the norm of the gradient before clipping,
     both still on the device: asking for their values would wait for it.
@@ -418,8 +428,8 @@ def train_step(
     for micro_step in range(micro_steps):
         x, y = compute.to_device(*loader.next_batch())
         is_last = micro_step == micro_steps - 1
-        # The processes average their gradients once, in the last backward pass. DDP decides
-        # that in the forward pass, so no_sync stands around both.
+        # The processes average their gradients once, in the last backward pass. DDP (Distributed-
+        # DataParallel) decides that in the forward pass, so no_sync stands around both.
         with nullcontext() if is_last or compute.world_size == 1 else model.no_sync():
             with compute.autocast():  # the backward pass follows the forward pass's dtypes
                 _, loss = model(x, y)
@@ -529,7 +539,7 @@ def train(s: Settings, compute: Compute) -> None:
     raw_model = start_model(s).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     ranks = compute.rank, compute.world_size
-    vocab_size = min(N_VOCAB, raw_model.config.vocab_size)
+    vocab_size = min(N_VOCAB, raw_model.config.vocab_size)  # the loader refuses other ids
     loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size)
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
@@ -539,7 +549,7 @@ def train(s: Settings, compute: Compute) -> None:
     first_step = state.step
     examples = hellaswag.share(compute) if s.hellaswag_every > 0 else None
     run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
-    compute.barrier()  # all have read what they start from: Log may move it away
+    compute.barrier()  # all have read what they start from: Log moves an earlier run away
     log = Log(s.log_dir, run, compute.rank, first_step)
     # Only the step is compiled and distributed: its shapes never change. Evaluation, samples
     # and checkpoints use the raw model, whose weights are the same tensors.
@@ -547,7 +557,8 @@ def train(s: Settings, compute: Compute) -> None:
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
     # One round more than there are updates: the last one evaluates and saves the finished model.
     for step in range(first_step, s.max_steps + 1):
-        state.step, is_last = step, step == s.max_steps
+        state.step = step
+        is_last = step == s.max_steps
         if due(step, s.eval_every, is_last):
             state.val_loss = validation_loss(raw_model, val_loader, s.val_tokens, compute)
             compute.print(f"validation loss: {state.val_loss:.4f}")
@@ -569,7 +580,7 @@ def train(s: Settings, compute: Compute) -> None:
         line = f"step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f}"
         tok_per_sec = s.total_batch_size / seconds
         line += f" | dt: {seconds * 1000:.2f}ms | tok/sec: {tok_per_sec:.2f}"
-        mfu = compute.utilization(raw_model.flops_per_token() * tok_per_sec)
+        mfu = compute.mfu(raw_model.flops_per_token() * tok_per_sec)
         compute.print(line if mfu is None else f"{line} | mfu: {mfu:.1%}")
         if not math.isfinite(loss + norm):
             raise UserError(
@@ -588,7 +599,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         given = parse_flags(Settings, argv, SMALL_HELP)
         compute = start_compute(given.get("device"), given.get("dtype"))
-        with leaving_no_process(compute):
+        with leaving_the_group(compute):
             s = settle(Settings(), given, compute)
             introduce(s, compute)
             with hint_when_out_of_memory(s.B, s.T):

@@ -1,4 +1,4 @@
-"""Where a run computes, and how: the one place that decides device, dtype and processes."""
+"""Where a run computes, and how: what decides device, dtype and processes."""
 
 import os
 import re
@@ -18,6 +18,7 @@ from support.cli import UserError
 # ---------- What the hardware promises ----------------------------------------------------
 
 # Multiplications and additions per second of bfloat16 matmuls, dense, as the makers state them.
+# The first name that fits counts.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -81,7 +82,7 @@ class Compute:
     dtype: torch.dtype = torch.float32  # of the matmuls; parameters are always float32
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0  # of the processes on this machine
+    local_rank: int = 0  # among the processes on this machine
 
     @property
     def device_type(self) -> str:
@@ -119,10 +120,6 @@ class Compute:
         numbers[self.rank] = number
         return self.sum(numbers).tolist()
 
-    def all(self, is_true: bool) -> bool:
-        """Whether it is true on all processes: a verdict on which all act alike."""
-        return all(self.gather(int(is_true)))
-
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world_size > 1:
@@ -133,8 +130,8 @@ class Compute:
         if self.rank == 0:
             print(text, flush=True)
 
-    def utilization(self, flops_per_second: float) -> float | None:
-        """The share of all processes' peak (MFU); None where the peak is not known."""
+    def mfu(self, flops_per_second: float) -> float | None:
+        """Model FLOPs utilization: the share of all processes' peak; None if that is not known."""
         peak = peak_flops(self.device_type)
         return None if peak is None else flops_per_second / (peak * self.world_size)
 
@@ -150,8 +147,9 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
     if world_size > 1 and device.startswith("cuda:"):
         raise UserError(f"--device {device} puts all processes on one GPU: try --device cuda")
     if world_size > 1 and device == "cuda":
+        refuse_more_processes_than_gpus()
         device = f"cuda:{local_rank}"
-    kind = check_device(device)
+    kind = use_device(device)
     torch.set_float32_matmul_precision("high")  # TF32 where there are tensor cores
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"--dtype {dtype}: expected float32 or bfloat16")
@@ -164,7 +162,17 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
     return Compute(device, getattr(torch, dtype), rank, world_size, local_rank)
 
 
-def check_device(device: str) -> str:
+def refuse_more_processes_than_gpus() -> None:
+    """On all processes alike, before they join: rank 0, which prints, has a GPU in any case."""
+    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(
+            f"{processes} processes on a machine with {gpus} GPU(s): try torchrun with"
+            f" --nproc_per_node={max(1, gpus)}, or --device cpu"
+        )
+
+
+def use_device(device: str) -> str:
     """The type of a device that is there; a GPU becomes the current one.
 
     Raises UserError for any other.
@@ -177,16 +185,13 @@ def check_device(device: str) -> str:
     if kind == "cuda":
         gpus = torch.cuda.device_count()
         if int(index or 0) >= gpus:
-            raise UserError(
-                f"--device {device}: found {gpus} GPU(s); try --device cpu, or torchrun with"
-                f" --nproc_per_node={max(1, gpus)}"
-            )
+            raise UserError(f"--device {device}: found {gpus} GPU(s); try --device cpu")
         torch.cuda.set_device(int(index or 0))
     return kind
 
 
 @contextmanager
-def leaving_no_process(compute: Compute) -> Iterator[None]:
+def leaving_the_group(compute: Compute) -> Iterator[None]:
     """Leave the process group at the end, even after an error."""
     is_nccl = compute.device_type == "cuda"
     try:

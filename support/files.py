@@ -1,4 +1,4 @@
-"""The one way a file is written: whole, or not at all."""
+"""Files that are written whole, or not at all; only log.txt grows line by line."""
 
 import os
 from collections.abc import Iterator

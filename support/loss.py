@@ -3,30 +3,33 @@
 (B * T, vocab) logits are the largest tensor of a training step by far, and their fp32
 copies, log-probabilities and gradients are as large again. They are never all needed at once:
 a few rows can go all the way from logits to loss to gradient, each step overwriting the last.
+
+chunked_cross_entropy -> ChunkedCrossEntropy -> loss_to_gradient, add_matmul; or, compiled,
+fusible_forward. TiedEmbedding stands apart.
 """
 
 import torch
 from torch.nn import functional as F
 
 # ROWS: rows of bfloat16 logits that exist at once, half as many in fp32. TILE: how many of these
-# become loss and gradient at a time, in fp32, without leaving the cache.
+# become loss and gradient at a time, in fp32: on a CPU so few that they stay in its cache.
 ROWS_CPU, TILE_CPU = 1024, 64  # at vocab 50304 103 MB and 13 MB
 ROWS_GPU, TILE_GPU = 16384, 4096  # 1.6 GB and 0.8 GB
 
 
 def loss_to_gradient(
-    logits: torch.Tensor, target: torch.Tensor, buffer: torch.Tensor | None, need_grad: bool
+    logits: torch.Tensor, target: torch.Tensor, fp32: torch.Tensor | None, need_grad: bool
 ) -> torch.Tensor:
     """The sum of the losses of logits (n, vocab), given targets (n, 1).
 
     With need_grad the logits become its gradient, softmax - one_hot. All is done in fp32: in
-    place if buffer is None, else in the buffer (n or more, vocab).
+    place if fp32 is None, else in fp32, (n or more, vocab).
 
     Each logit is exponentiated once: the loss needs only the target's logit and the logarithm
     of the softmax's denominator, which follows from the highest probability,
     exp(highest - logsumexp).
     """
-    tile = logits if buffer is None else buffer[: len(logits)].copy_(logits)
+    tile = logits if fp32 is None else fp32[: len(logits)].copy_(logits)
     highest, target_logit = tile.amax(1), tile.gather(1, target).squeeze(1)
     torch.softmax(tile, dim=1, out=tile)
     logsumexp = highest - tile.amax(1).log()
@@ -83,7 +86,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     The logits of `rows` positions at a time become, tile by tile and in place, the gradient of
     the loss, which two matmuls carry on to x and the weight in the forward pass: the backward
     pass only scales by the gradient that arrives from above. The weight's gradient has `dtype`
-    if there is only one chunk; over several it is summed in the weight's dtype.
+    if there is only one chunk; over several it is summed in the weight's dtype. Compiled,
+    fusible_forward does the same without tiles.
     """
 
     @staticmethod
@@ -131,8 +135,8 @@ def chunked_cross_entropy(
     autocast = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
     rows, tile_rows = (ROWS_CPU, TILE_CPU) if device_type == "cpu" else (ROWS_GPU, TILE_GPU)
-    rows = max(1, 2 * rows // dtype.itemsize)
-    need_grad = torch.is_grad_enabled()
+    rows = max(1, 2 * rows // dtype.itemsize)  # as many bytes in fp32
+    need_grad = torch.is_grad_enabled()  # asked here: within forward it is always off
     with torch.autocast(device_type, enabled=False):
         return ChunkedCrossEntropy.apply(x, weight, targets, rows, tile_rows, dtype, need_grad)
 

@@ -118,13 +118,17 @@ def plain_step(
     optimizer = torch.optim.AdamW(
         groups, betas=(0.9, 0.95), weight_decay=s.weight_decay, fused=fused
     )
-    forward = torch.compile(model) if s.compile else model
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+    loss_of = torch.compile(forward) if s.compile else forward
 
     def run() -> float:
         x, y = next(batches)
         optimizer.zero_grad()
         with compute.autocast():
-            loss = F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
+            loss = loss_of(x, y)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), s.grad_clip)
         lr = next(rates)

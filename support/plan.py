@@ -1,4 +1,4 @@
-"""From the typed flags to a run's settings, and to its first lines of output."""
+"""From the flags that were given to a run's settings, and to its first lines of output."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from support.compute import Compute
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
 
-# What replaces the defaults where there is no GPU, or no shards: minutes on a laptop.
+# What replaces the defaults without an NVIDIA GPU, or without shards: minutes on a laptop.
 SMALL = dict(
     B=4,
     T=64,
@@ -26,16 +26,16 @@ SMALL = dict(
     sample_every=400,
     hellaswag_every=0,
 )
-SMALL_HELP = f"Without a GPU, or without shards, these replace the defaults: {SMALL}"
+SMALL_HELP = f"Without an NVIDIA GPU, or without shards, these replace the defaults: {SMALL}"
 
 
 def is_small(data_root: str, compute: Compute) -> bool:
-    """Whether the small settings fill in what was not typed."""
+    """Whether the small settings fill in what was not given."""
     return compute.device_type != "cuda" or not Path(data_root).is_dir()
 
 
 def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Settings:
-    """Typed flags, else the small settings if they apply, else the defaults; the rest follows.
+    """The given flags, else the small settings if they apply, else the defaults; the rest follows.
 
     Raises UserError if they do not go together.
     """
@@ -57,16 +57,16 @@ def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Setti
     )
 
 
-def fitting_B(s: Settings, is_typed: bool, world_size: int) -> int:
+def fitting_B(s: Settings, is_given: bool, world_size: int) -> int:
     """The largest B, at most s.B, with which whole micro-batches fill the step.
 
-    Raises UserError if there is none, or if another B was typed.
+    Raises UserError if there is none, or if another B was given.
     """
     row = s.T * world_size
     rows = s.total_batch_size // row  # of each process
     fits = (B for B in range(min(s.B, rows), 0, -1) if s.total_batch_size % (B * row) == 0)
     B = next(fits, 0)
-    if B == s.B or (B > 0 and not is_typed):
+    if B == s.B or (B > 0 and not is_given):
         return B
     hint = f"--B {B}" if B else f"--total_batch_size {max(1, rows) * row}"
     raise UserError(
@@ -92,4 +92,6 @@ def introduce(s: Settings, compute: Compute) -> None:
     where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
     compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
     if is_small(s.data_root, compute):
-        compute.print("no GPU or no shards here: the small settings, unless a flag says otherwise")
+        compute.print(
+            "no NVIDIA GPU or no shards: the small settings, unless a flag says otherwise"
+        )

@@ -1,4 +1,4 @@
-"""What a run leaves in its log_dir: log.txt, settings.json and checkpoints; never half a file."""
+"""What a run leaves in its log_dir: log.txt, settings.json, and checkpoints that are whole."""
 
 import json
 import pickle
@@ -36,9 +36,9 @@ class Log:
         for leftover in self.path.parent.glob("model_*.pt.*.tmp"):
             leftover.unlink()  # of a run that was killed while it saved
         if first_step == 0:
-            keep_earlier_run(self.path.parent)
+            move_earlier_run_away(self.path.parent)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        lines = [line for line in lines if int(line.split()[0]) < first_step]
+        lines = [line for line in lines if int(line.split()[0]) < first_step]  # later: repeated
         write_whole(self.path, "".join(f"{line}\n" for line in lines))
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         text = json.dumps({**run, **versions, "commit": git_commit()}, indent=2) + "\n"
@@ -50,7 +50,7 @@ class Log:
                 file.write(f"{step} {stream} {value:.6f}\n")
 
 
-def keep_earlier_run(log_dir: Path) -> None:
+def move_earlier_run_away(log_dir: Path) -> None:
     """Move log.txt, settings.json and checkpoints into log_dir/run-DATE-TIME."""
     files = [p for p in log_dir.glob("*") if p.match("log.txt") or p.match("settings.json")]
     files += log_dir.glob("model_*.pt")
@@ -118,7 +118,7 @@ class State:
 
 
 def generator_states() -> dict[str, torch.Tensor]:
-    """Of the CPU's generator and, if there is one, of this process's GPU's."""
+    """The states of the random generators: the CPU's and, if there is one, this GPU's."""
     states = {"rng": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda_rng"] = torch.cuda.get_rng_state()
@@ -133,7 +133,7 @@ def restore_generators(checkpoint: dict[str, Any]) -> None:
 
 
 def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
-    """log_dir/model_STEP.pt: a plain dict, for torch.load(..., weights_only=True)."""
+    """log_dir/model_STEP.pt: State.state_dict(), for torch.load(..., weights_only=True)."""
     path = Path(log_dir) / f"model_{checkpoint['step']:05d}.pt"
     with whole_file(path) as file:
         torch.save(checkpoint, file)
@@ -158,8 +158,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def newest_checkpoint(log_dir: str) -> dict[str, Any]:
     """The newest model_STEP.pt that can be read; one that cannot is named and passed over."""
-    names = ((re.fullmatch(r"model_(\d+)", path.stem), path) for path in Path(log_dir).glob("*.pt"))
-    steps = {int(name[1]): path for name, path in names if name}  # a model_best.pt is not ours
+    paths = Path(log_dir).glob("*.pt")
+    matches = ((re.fullmatch(r"model_(\d+)", path.stem), path) for path in paths)
+    steps = {int(match[1]): path for match, path in matches if match}  # model_best.pt is not ours
     for _, path in sorted(steps.items(), reverse=True):
         try:
             return read_checkpoint(path)

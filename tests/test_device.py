@@ -68,10 +68,13 @@ def test_all_processes_on_one_gpu_are_refused(monkeypatch):
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, value in dict(RANK="2", LOCAL_RANK="2", WORLD_SIZE="4").items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="--nproc_per_node=2"):
-        start("cuda")
+    for rank in "02":  # 0 has a GPU, but it is the one that prints
+        for name in ("RANK", "LOCAL_RANK"):
+            monkeypatch.setenv(name, rank)
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            monkeypatch.setenv(name, "4")
+        with pytest.raises(UserError, match="4 processes .* 2 GPU.*--nproc_per_node=2"):
+            start("cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -95,8 +98,8 @@ def test_the_clock_waits_for_the_gpu(monkeypatch):
 
 def test_the_peak_is_that_of_all_processes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
-    assert Compute("cuda", world_size=8).utilization(4 * 312e12) == 0.5
-    assert Compute("cpu").utilization(1e12) is None
+    assert Compute("cuda", world_size=8).mfu(4 * 312e12) == 0.5
+    assert Compute("cpu").mfu(1e12) is None
 
 
 def test_a_barrier_is_for_several_processes(monkeypatch):
@@ -112,7 +115,8 @@ def test_a_process_takes_the_gpu_of_its_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
-    for name, value in dict(RANK="5", LOCAL_RANK="1", WORLD_SIZE="8").items():
+    ranks = dict(RANK="5", LOCAL_RANK="1", WORLD_SIZE="8", LOCAL_WORLD_SIZE="2")
+    for name, value in ranks.items():
         monkeypatch.setenv(name, value)
     compute = start_compute("cuda", "float32")
     assert (compute.device, compute.rank, compute.world_size) == ("cuda:1", 5, 8)

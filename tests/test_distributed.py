@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from support.compute import Compute, distribute, leaving_no_process
+from support.compute import Compute, distribute, leaving_the_group
 from tiny import ROOT, TINY_FLAGS, TRAINER, losses, run, tiny_model
 from train_gpt2 import train_step
 
@@ -144,7 +144,7 @@ def test_processes_sleep_before_they_leave_the_group(monkeypatch):
     calls = []
     monkeypatch.setattr(time, "sleep", lambda seconds: calls.append(f"sleep {seconds}"))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("destroy"))
-    with pytest.raises(ZeroDivisionError), leaving_no_process(Compute("cpu", world_size=2)):
+    with pytest.raises(ZeroDivisionError), leaving_the_group(Compute("cpu", world_size=2)):
         1 / 0  # noqa: B018
     assert calls == ["sleep 0.1", "destroy"]
 
@@ -154,10 +154,10 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from support.compute import leaving_no_process, start_compute
+from support.compute import leaving_the_group, start_compute
 sys.setswitchinterval(1.0)  # who has Python's lock keeps it: gloo's threads come late
 compute = start_compute("cpu", "float32")
-with leaving_no_process(compute):
+with leaving_the_group(compute):
     model = DistributedDataParallel(torch.nn.Linear(64, 64), gradient_as_bucket_view=True)
     for _ in range(20):
         model(torch.randn(4, 64)).sum().backward()

@@ -178,9 +178,13 @@ def test_traps(tmp_path, tokenized_by):
 def test_stops_early_and_goes_on(mixed, stream, tmp_path, capsys, monkeypatch, shards):
     out, read = tmp_path / "out", []
     original = fineweb.read_chunks
-    monkeypatch.setattr(
-        fineweb, "read_chunks", lambda *a: (read.append(c.file) or c for c in original(*a))
-    )
+
+    def read_chunks(*args):
+        for chunk in original(*args):
+            read.append(chunk.file)
+            yield chunk
+
+    monkeypatch.setattr(fineweb, "read_chunks", read_chunks)
     monkeypatch.setattr(fineweb, "sample_documents", lambda files: ["a"])
     monkeypatch.setattr(fineweb, "CHUNK", 20)
     run(mixed[0], out, 2000, "--shards", str(shards))
@@ -307,9 +311,14 @@ def test_gigatoken_that_fails_is_not_used(mixed, stream, tmp_path, monkeypatch, 
 
 def test_gigatoken_forgets_now_and_then(mixed, stream, tmp_path, monkeypatch):
     pytest.importorskip("gigatoken")
-    loads, load = [], fineweb.Gigatoken.load
+    loads, original = [], fineweb.Gigatoken.load
+
+    def load(self):
+        loads.append(1)
+        original(self)
+
     monkeypatch.setattr(fineweb.Gigatoken, "max_characters", 1000)
-    monkeypatch.setattr(fineweb.Gigatoken, "load", lambda self: loads.append(1) or load(self))
+    monkeypatch.setattr(fineweb.Gigatoken, "load", load)
     run(mixed[0], tmp_path / "out", 5000)
     check_shards(tmp_path / "out", stream, 5000)
     assert len(loads) > 2
