@@ -3,13 +3,15 @@ Measure this project against what you would pick instead, on your machine, in on
 
     python bench.py                    # everything; takes its time on a CPU
     python bench.py train              # or: loss memory data tokenize hellaswag generate start
+    python bench.py speed              # on a GPU, and python bench.py ladder
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
 (support/peers.py). Each side has its own process, which sleeps while the other computes: they
 take turns, so that whatever else the machine does affects both. The tables show the medians of
-both sides, and of the ratios of the pairs. On a GPU `train` adds the speed at B = 8 to 64, and the
-ladder: what each lesson on speed brings, switched on one after the other.
+both sides, and of the ratios of the pairs. For a GPU there are two more tables: `speed`, steps of
+2**19 tokens at B = 8 to 64, and `ladder`, what each lesson on speed brings, switched on one after
+the other, with steps of one micro-batch of 16 x 1024 as in the video.
 """
 
 import argparse
@@ -194,8 +196,10 @@ def our_step(s: Settings) -> Run:
     raw_model, loader = new_model(s), DataLoaderLite(s.B, s.T, data_root=s.data_root)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     model = compile_or_not(raw_model, compute, s.compile, s.B, s.T)
-    lrs = learning_rates(s)
-    step = partial(train_step, model, optimizer, loader, compute, 1, grad_clip=s.grad_clip)
+    lrs, micro_steps = learning_rates(s), s.total_batch_size // (s.B * s.T)
+    step = partial(
+        train_step, model, optimizer, loader, compute, micro_steps, grad_clip=s.grad_clip
+    )
     return lambda: step(learning_rate=next(lrs))[0].item()
 
 
@@ -228,7 +232,7 @@ class Bench:
     data: str | None = None  # HellaSwag's file
 
     def settings(self, B: int, T: int, **given: Any) -> Settings:
-        """For steps of one micro-batch; the small model unless `given` has another shape."""
+        """For steps of one micro-batch; the small model. `given` wins."""
         dtype = str(self.compute.dtype).removeprefix("torch.")
         run = dict(B=B, T=T, total_batch_size=B * T, data_root=str(TEXT), dtype=dtype)
         return settle(
@@ -276,7 +280,7 @@ def compare_gpt2(bench: Bench, speed: str | None, memory: str | None) -> None:
 
 
 def train(bench: Bench) -> None:
-    """Training steps: ours, the plain form's, and transformers'; on a GPU also the ladder."""
+    """Training steps: ours, the plain form's, and transformers'."""
     compare_gpt2(bench, "at least 1.5", "at most 0.5")
     gpt2, small = bench.gpt2(), bench.small()
     compare_steps(gpt2, bench.pairs, "transformers", partial(transformers_step, gpt2), "")
@@ -284,8 +288,6 @@ def train(bench: Bench) -> None:
     others = partial(transformers_step, small)
     compare_steps(small, 4 * bench.pairs, "plain form", plain, "at least 2")
     compare_steps(small, 4 * bench.pairs, "transformers", others, "")
-    if bench.compute.device_type == "cuda":
-        gpu_tables(bench)
     compare_losses(bench.small(dtype="float32", compile=0, max_lr=GPT2["max_lr"]), 50)
 
 
@@ -356,7 +358,7 @@ def print_speed(name: str, s: Settings, make: Make, turns: int) -> None:
     except torch.OutOfMemoryError:
         print_row(name, "out of memory", "", "", "")
         return
-    seconds, tokens = median(turn.seconds for turn in side), s.B * s.T
+    seconds, tokens = median(turn.seconds for turn in side), s.total_batch_size
     with torch.device("meta"):
         flops = start_model(s).flops_per_token() * tokens / seconds
     peak = peak_flops(s.device.partition(":")[0])
@@ -370,15 +372,21 @@ def print_speed(name: str, s: Settings, make: Make, turns: int) -> None:
     )
 
 
-def gpu_tables(bench: Bench) -> None:
-    """Our step at several sizes, and the ladder at one."""
-    columns = "ms/step", "tok/s", "MFU", "peak memory"
-    print_head("124M, B x T", *columns)
+COLUMNS = "ms/step", "tok/s", "MFU", "peak memory"
+
+
+def speed(bench: Bench) -> None:
+    """Our step of GPT-2's real size, at several B."""
+    print_head("124M, steps of 2**19 tokens", *COLUMNS)
     for B in (8, 16, 32, 64):
-        s = bench.settings(B, 1024, **GPT2)
-        print_speed(f"{B} x 1024", s, partial(our_step, s), 4 * bench.pairs)
-    s = bench.gpt2()
-    print_head(f"ladder, 124M, {s.B} x {s.T}", *columns)
+        s = bench.settings(B, 1024, **GPT2, total_batch_size=2**19)
+        print_speed(f"{B} x 1024", s, partial(our_step, s), 2 * bench.pairs)
+
+
+def climb(bench: Bench) -> None:
+    """The ladder, in steps of one micro-batch."""
+    s = bench.settings(16, 1024, **GPT2)
+    print_head(f"124M, steps of {s.B} x {s.T} tokens", *COLUMNS)
     for name, make in ladder(s):
         print_speed(name, s, make, 4 * bench.pairs)
 
@@ -594,7 +602,10 @@ COMMANDS = dict(
     hellaswag=score_hellaswag,
     generate=generate,
     start=start,
+    speed=speed,
+    ladder=climb,
 )
+FOR_A_GPU = {"speed", "ladder"}
 
 
 def device_name(device_type: str) -> str:
@@ -625,12 +636,16 @@ def main(argv: list[str] | None = None) -> None:
             f" threads, torch {torch.__version__}, medians of {args.pairs} pairs",
             flush=True,
         )
-        everything = COMMANDS.keys() - {"memory"}  # which is in train's table, too
+        bench = Bench(compute, args.pairs, args.source, args.data)
+        if args.what in FOR_A_GPU:
+            if compute.device_type != "cuda":
+                raise UserError(f"{args.what} needs an NVIDIA GPU: try python bench.py train")
+            return COMMANDS[args.what](bench)
+        everything = COMMANDS.keys() - FOR_A_GPU - {"memory"}  # which is in train's table, too
         for name in COMMANDS:
-            if name not in (everything if args.what == "all" else [args.what]):
-                continue
-            print_head(f"{name}: ours; theirs", "ours", "theirs", "ours / theirs", "target")
-            COMMANDS[name](Bench(compute, args.pairs, args.source, args.data))
+            if name in (everything if args.what == "all" else [args.what]):
+                print_head(f"{name}: ours; theirs", "ours", "theirs", "ours / theirs", "target")
+                COMMANDS[name](bench)
 
 
 if __name__ == "__main__":

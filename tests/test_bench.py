@@ -72,6 +72,25 @@ def test_all_forms_of_a_step_learn_the_same(tiny):
     assert losses[0] == pytest.approx(losses[2], abs=1e-5)
 
 
+def test_a_step_of_several_micro_batches_counts_all_their_tokens(tiny, monkeypatch, capsys):
+    whole = replace(tiny, total_batch_size=4 * tiny.B * tiny.T)
+    step = bench.our_step(whole)
+    compute, loader = Compute("cpu"), bench.DataLoaderLite(8, 16, data_root=tiny.data_root)
+    first = bench.new_model(tiny)(*compute.to_device(*loader.next_batch()))[1].item()
+    assert step() == pytest.approx(first, abs=1e-5)
+    monkeypatch.setattr(bench, "take_turns", lambda *_, **__: [[Turn(0.5, 10**9, 1.0)]])
+    bench.print_speed("x", whole, None, 1)
+    assert rows(capsys.readouterr().out)[0][1:3] == ["500.0", "256"]
+
+
+@pytest.mark.parametrize("what", ["speed", "ladder"])
+def test_a_gpu_s_tables_are_refused_on_a_cpu(what, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "pick_device", lambda: "cpu")
+    with pytest.raises(SystemExit):
+        bench.main([what])
+    assert f"error: {what} needs an NVIDIA GPU" in capsys.readouterr().err
+
+
 def test_transformers_model_has_our_parameters(tiny):
     theirs, ours = bench.transformers_model(tiny), bench.new_model(tiny)
     assert theirs.num_parameters() == sum(p.numel() for p in ours.parameters())
