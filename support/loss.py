@@ -127,6 +127,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return dx.mul_(grad), dweight.mul_(grad), None, None, None, None, None
 
 
+def chunk_rows(device_type: str, dtype: torch.dtype) -> int:
+    """How many rows of logits exist at once."""
+    rows = ROWS_CPU if device_type == "cpu" else ROWS_GPU
+    return max(1, 2 * rows // dtype.itemsize)  # as many bytes in fp32
+
+
 def chunked_cross_entropy(
     x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
@@ -134,8 +140,7 @@ def chunked_cross_entropy(
     device_type = x.device.type
     autocast = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
-    rows, tile_rows = (ROWS_CPU, TILE_CPU) if device_type == "cpu" else (ROWS_GPU, TILE_GPU)
-    rows = max(1, 2 * rows // dtype.itemsize)  # as many bytes in fp32
+    rows, tile_rows = chunk_rows(device_type, dtype), TILE_CPU if device_type == "cpu" else TILE_GPU
     need_grad = torch.is_grad_enabled()  # asked here: within forward it is always off
     with torch.autocast(device_type, enabled=False):
         return ChunkedCrossEntropy.apply(x, weight, targets, rows, tile_rows, dtype, need_grad)

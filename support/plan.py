@@ -8,6 +8,7 @@ import torch
 
 from support.cli import UserError
 from support.compute import Compute
+from support.loss import chunk_rows
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
 
@@ -86,11 +87,36 @@ def plan(s: Settings, world_size: int) -> str:
     )
 
 
+def step_memory(s: Settings, dtype: torch.dtype) -> dict[str, int]:
+    """The bytes of a compiled step on a GPU at its peak, in the loss, by what they are for.
+
+    Counted on paper: what CUDA itself needs, and gaps between tensors, come on top.
+    """
+    C, tokens, size = s.n_embd, s.B * s.T, dtype.itemsize
+    matrices = 12 * s.n_layer * C**2 + s.vocab_size * C
+    parameters = matrices + s.T * C + (13 * s.n_layer + 2) * C
+    # A layer keeps the inputs of its two LayerNorms in fp32; in dtype those of its matmuls and of
+    # GELU: 1 C for q, k and v, which are 3 C, 1 C for c_proj, 1 C for c_fc, and 4 C + 4 C around
+    # GELU. Before the layers stands the embedding, after them the gradient from the loss.
+    kept = tokens * C * (s.n_layer * (2 * 4 + 14 * size) + 4 + size)
+    logits = min(tokens, chunk_rows("cuda", dtype)) * s.vocab_size * size
+    return {
+        "weights, gradients, AdamW's two moments": 4 * 4 * parameters,
+        f"matrices in {str(dtype).removeprefix('torch.')}": size * matrices if size < 4 else 0,
+        "kept for the backward pass": kept,
+        "a chunk's logits and their gradient": 2 * logits,
+        "the head's gradient": 4 * s.vocab_size * C,
+    }
+
+
 def introduce(s: Settings, compute: Compute) -> None:
     """The first lines: what is trained, where, and what is going to happen."""
     model = f"{s.n_layer} layers of width {s.n_embd}" if s.init_from == "scratch" else s.init_from
     where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
     compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
+    if compute.device_type == "cuda" and s.init_from == "scratch":
+        need = sum(step_memory(s, compute.dtype).values())
+        compute.print(f"memory of a compiled step, on paper: {need / 1e9:.1f} GB on each GPU")
     if is_small(s.data_root, compute):
         compute.print(
             "no NVIDIA GPU or no shards: the small settings, unless a flag says otherwise"
