@@ -14,7 +14,7 @@ is its rank, drives one GPU. A shard is a file of tokens.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 import hellaswag
+from support.cache import Cache
 from support.cli import (
     MIN_0,
     MIN_1,
@@ -271,6 +272,34 @@ class GPT(nn.Module):
         )
 
     @torch.no_grad()
+    def next_tokens(
+        self,
+        idx: torch.Tensor,
+        max_new_tokens: int,
+        top_k: int = 50,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Continue each row of idx (B, T), token by token: ids (B), and the logits (B, vocab) that
+        they were drawn from, max_new_tokens times.
+
+        Each token is drawn from the top_k likeliest ones; temperature 0 takes the likeliest. The
+        context is the last block_size tokens. `generator` lives on idx's device.
+        """
+        block_size = self.config.block_size
+        cache = Cache(self.config.n_layer, min(block_size, idx.size(1) + max_new_tokens))
+        for _ in range(max_new_tokens):
+            if idx.size(1) > block_size:
+                # No later position was ever learnt, so the window moves. Now each of its tokens has
+                # another position, and with it other keys and values: it is read anew.
+                idx = idx[:, -block_size:]
+                cache.clear()
+            x = cache.read(self, idx[:, cache.length :])
+            logits = self.lm_head(x[:, -1])[:, :N_VOCAB]  # ids past N_VOCAB only pad the matrix
+            token = draw(logits, top_k, temperature, generator)
+            yield token, logits
+            idx = torch.cat((idx, token[:, None]), dim=1)
+
     def generate(
         self,
         idx: torch.Tensor,
@@ -279,19 +308,21 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Continue each row of idx (B, T) by max_new_tokens -> (B, T + max_new_tokens).
+        """Continue each row of idx (B, T) by next_tokens -> (B, T + max_new_tokens)."""
+        how = top_k, temperature, generator
+        tokens = [token for token, _ in self.next_tokens(idx, max_new_tokens, *how)]
+        return torch.cat((idx, *(token[:, None] for token in tokens)), dim=1)
 
-        Each token is drawn from the top_k likeliest ones; the context is the last
-        block_size tokens. `generator` lives on idx's device.
-        """
-        for _ in range(max_new_tokens):
-            context = idx[:, -self.config.block_size :]  # no later position was ever learnt
-            logits = self.lm_head(self.hidden(context)[:, -1, :]) / temperature
-            logits = logits[:, :N_VOCAB]  # (B, vocab); ids past N_VOCAB only pad the matrix
-            top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k)
-            pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
-            idx = torch.cat((idx, ids.gather(-1, pick)), dim=1)
-        return idx
+
+def draw(
+    logits: torch.Tensor, top_k: int, temperature: float, generator: torch.Generator | None
+) -> torch.Tensor:
+    """One id for each row of logits (B, vocab) -> (B)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    top, ids = torch.topk(logits / temperature, min(top_k, logits.size(-1)))  # (B, top_k)
+    pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
+    return ids.gather(-1, pick).squeeze(1)
 
 
 # ---------- The data --------------------------------------------------------------------

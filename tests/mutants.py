@@ -47,8 +47,8 @@ MUTANTS = [
         5,
         "the context is cut on the wrong side",
         "train_gpt2.py",
-        "idx[:, -self.config.block_size :]",
-        "idx[:, : self.config.block_size]",
+        "idx = idx[:, -block_size:]",
+        "idx = idx[:, :block_size]",
         "tests/test_sample.py",
     ),
     Mutant(
@@ -338,6 +338,14 @@ MUTANTS = [
         "chunk = chunk + (0 * loss).to(chunk.dtype)",
         "pass",
         "tests/test_compile.py -k several_chunks",
+    ),
+    Mutant(
+        47,
+        "the window moves, the keys stay",
+        "train_gpt2.py",
+        "                cache.clear()\n",
+        "",
+        "tests/test_cache.py",
     ),
 ]
 

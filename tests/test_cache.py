@@ -1,0 +1,70 @@
+"""Sampling with a cache of keys and values: the same tokens, each of them read once."""
+
+import pytest
+import torch
+
+from tiny import tiny_model
+from train_gpt2 import GPT, draw
+
+
+@torch.no_grad()
+def generate_without_cache(model: GPT, idx: torch.Tensor, count: int, **how) -> torch.Tensor:
+    """The whole context is read again for each token."""
+    for _ in range(count):
+        logits, _ = model(idx[:, -model.config.block_size :])
+        idx = torch.cat((idx, draw(logits[:, -1], **how)[:, None]), dim=1)
+    return idx
+
+
+def spread(model: GPT) -> GPT:
+    """With larger weights, so that the tokens depend on positions and on who reads whom."""
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    torch.nn.init.normal_(model.transformer.wpe.weight, std=2)
+    return model
+
+
+@pytest.mark.parametrize("rows, T", [(1, 1), (1, 7), (3, 7), (3, 32), (2, 40)])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_the_same_tokens_as_without_a_cache(rows, T, temperature):
+    """block_size is 32: all of them go past it."""
+    model, idx = spread(tiny_model()), torch.randint(0, 100, (rows, T))
+    how = [
+        dict(top_k=20, temperature=temperature, generator=torch.Generator().manual_seed(7))
+        for _ in range(2)
+    ]
+    expected = generate_without_cache(model, idx, 36, **how[0])
+    assert torch.equal(model.generate(idx, 36, **how[1]), expected)
+
+
+def test_the_logits_are_those_of_the_whole_context():
+    """Before the window moves and after."""
+    model, idx = spread(tiny_model()), torch.randint(0, 100, (2, 5))
+    for token, got in model.next_tokens(idx, 40):
+        expected = model(idx[:, -32:])[0][:, -1]
+        assert (got - expected).abs().max() < 1e-5 * expected.std()
+        idx = torch.cat((idx, token[:, None]), dim=1)
+
+
+def tokens_read(model: GPT, T: int, max_new_tokens: int) -> list[int]:
+    """How many tokens go through the model for each new one."""
+    read = []
+    hook = model.transformer.h[0].register_forward_hook(lambda _, x, __: read.append(x[0].size(1)))
+    model.generate(torch.zeros(1, T, dtype=torch.long), max_new_tokens)
+    hook.remove()
+    return read
+
+
+def test_each_token_is_read_once_until_the_window_moves():
+    model = tiny_model()  # block_size 32
+    read = tokens_read(model, 5, 28)
+    print(f"read for 28 new tokens: {sum(read)}, without a cache {sum(range(5, 33))}")
+    assert read == [5] + [1] * 27
+    assert tokens_read(model, 5, 31) == [5] + [1] * 27 + [32] * 3
+    assert tokens_read(model, 40, 2) == [32, 32]
+
+
+def test_temperature_0_takes_the_likeliest():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    assert draw(logits, 50, 0, None).tolist() == [1, 0]
+    assert draw(logits, 1, 1.0, None).tolist() == [1, 0]
