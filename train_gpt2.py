@@ -279,21 +279,25 @@ class GPT(nn.Module):
         top_k: int = 50,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Continue each row of idx (B, T), token by token: ids (B), and the logits (B, vocab) that
         they were drawn from, max_new_tokens times.
 
         Each token is drawn from the top_k likeliest ones; temperature 0 takes the likeliest. The
-        context is the last block_size tokens. `generator` lives on idx's device.
+        context is the last block_size tokens. `generator` lives on idx's device. lengths (B), if
+        given, are the rows' lengths: before its last lengths[b] tokens row b is padding.
         """
         block_size = self.config.block_size
-        cache = Cache(self.config.n_layer, min(block_size, idx.size(1) + max_new_tokens))
+        room = min(block_size, idx.size(1) + max_new_tokens)
+        padding = None if lengths is None else idx.size(1) - lengths  # (B)
+        cache = Cache(self.config.n_layer, room, padding)
         for _ in range(max_new_tokens):
             if idx.size(1) > block_size:
                 # No later position was ever learnt, so the window moves. Now each of its tokens has
                 # another position, and with it other keys and values: it is read anew.
+                cache.clear(moved=idx.size(1) - block_size)
                 idx = idx[:, -block_size:]
-                cache.clear()
             x = cache.read(self, idx[:, cache.length :])
             logits = self.lm_head(x[:, -1])[:, :N_VOCAB]  # ids past N_VOCAB only pad the matrix
             token = draw(logits, top_k, temperature, generator)
@@ -307,9 +311,10 @@ class GPT(nn.Module):
         top_k: int = 50,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Continue each row of idx (B, T) by next_tokens -> (B, T + max_new_tokens)."""
-        how = top_k, temperature, generator
+        how = top_k, temperature, generator, lengths
         tokens = [token for token, _ in self.next_tokens(idx, max_new_tokens, *how)]
         return torch.cat((idx, *(token[:, None] for token in tokens)), dim=1)
 

@@ -342,9 +342,9 @@ MUTANTS = [
     Mutant(
         47,
         "the window moves, the keys stay",
-        "train_gpt2.py",
-        "                cache.clear()\n",
-        "",
+        "support/cache.py",
+        "        self.length = 0\n        if",
+        "        if",
         "tests/test_cache.py",
     ),
 ]
