@@ -530,13 +530,13 @@ def score_hellaswag(bench: Bench, num: int = 32) -> None:
     print_row(f"right of {num}, float32: acc, acc_norm", ours, theirs, verdict, "the same")
 
 
-def prompt(s: Settings) -> torch.Tensor:
-    return torch.arange(32, device=s.device).repeat(4, 1)  # (4, 32)
+def prompt(s: Settings, rows: int) -> torch.Tensor:
+    return torch.arange(32, device=s.device).repeat(rows, 1)  # (rows, 32)
 
 
-def our_samples(s: Settings, new_tokens: int) -> Run:
-    """Four rows of train_gpt2.py's generate."""
-    compute, model, idx = start_compute(s.device, s.dtype), new_model(s), prompt(s)
+def our_samples(s: Settings, rows: int, new_tokens: int) -> Run:
+    """train_gpt2.py's generate."""
+    compute, model, idx = start_compute(s.device, s.dtype), new_model(s), prompt(s, rows)
 
     def run() -> torch.Tensor:
         with compute.autocast():
@@ -545,25 +545,55 @@ def our_samples(s: Settings, new_tokens: int) -> Run:
     return run
 
 
-def plain_samples(s: Settings, new_tokens: int) -> Run:
+def plain_samples(s: Settings, rows: int, new_tokens: int) -> Run:
     compute, model = start_compute(s.device, s.dtype), peers.plain_model(new_model(s))
-    return peers.plain_samples(model, prompt(s), new_tokens, compute)
+    return peers.plain_samples(model, prompt(s, rows), new_tokens, compute)
 
 
-def transformers_samples(s: Settings, new_tokens: int) -> Run:
-    compute = start_compute(s.device, s.dtype)
-    return peers.transformers_samples(transformers_model(s), prompt(s), new_tokens, compute)
+def transformers_samples(s: Settings, rows: int, new_tokens: int) -> Run:
+    compute, model = start_compute(s.device, s.dtype), transformers_model(s)
+    return peers.transformers_samples(model, prompt(s, rows), new_tokens, compute)
 
 
-def generate(bench: Bench, new_tokens: int = 64) -> None:
-    """Sampling: ours and the plain loop, both without a cache, and transformers with its cache."""
-    s = bench.gpt2()
-    makes = our_samples, plain_samples, transformers_samples
-    sides = take_turns(bench.pairs, *(partial(make, s, new_tokens) for make in makes))
-    sides = rates(4 * new_tokens, *sides)
-    for name, theirs in zip(("plain loop", "transformers with its cache"), sides[1:]):
-        what = f"generate 4 x {new_tokens} tokens, 124M, {s.dtype}; {name}"
-        compare(what, "tok/s", sides[0], theirs, "")
+def reading(s: Settings, num_tokens: int, length: int) -> Run:
+    """As many bytes as num_tokens tokens of one row each must read: the matrices and, on
+    average, the keys and values of `length` tokens."""
+    with torch.device("meta"):
+        model = start_model(s)
+    matrices = sum(p.numel() for p in model.parameters()) - model.transformer.wpe.weight.numel()
+    numbers = matrices + 2 * s.n_layer * s.n_embd * length
+    size = getattr(torch, s.dtype).itemsize
+    memory = torch.ones(numbers * size // 4, device=s.device)
+
+    def run() -> float:
+        return sum(memory.sum().item() for _ in range(num_tokens))
+
+    return run
+
+
+def compare_samples(s: Settings, pairs: int, rows: int, new_tokens: int) -> None:
+    """Sampling: ours; transformers, with its cache; a bound; the plain loop, which has no cache."""
+    what = f"generate {rows} x {new_tokens} tokens, 124M, {s.dtype}; "
+    bound = partial(reading, s, new_tokens, rows * (32 + new_tokens // 2))
+    makes = our_samples, transformers_samples
+    sides = take_turns(pairs, *(partial(make, s, rows, new_tokens) for make in makes), bound)
+    compare(what + "transformers", "tok/s", *rates(rows * new_tokens, *sides[:2]), "at least 1.3")
+    ms = [[1000 * turn.seconds / new_tokens for turn in side] for side in sides]
+    compare(what + "reading the weights", "ms", ms[0], ms[2], "at most 1.3")
+    makes = our_samples, plain_samples
+    sides = take_turns(1, *(partial(make, s, rows, new_tokens) for make in makes), warm_ups=0)
+    compare(what + "plain loop", "tok/s", *rates(rows * new_tokens, *sides), "at least 10")
+
+
+def generate(bench: Bench) -> None:
+    """Sampling with a cache."""
+    for dtype in ("bfloat16", "float32"):
+        if dtype == "bfloat16" and not has_bfloat16(bench.compute.device_type):
+            print_row(f"generate, {dtype}", "not measured: the hardware has none", "", "", "")
+            continue
+        s = replace(bench.gpt2(), T=1024, dtype=dtype)
+        compare_samples(s, bench.pairs, 4, 120)
+        compare_samples(s, bench.pairs, 1, 200)
 
 
 # ---------- Starting --------------------------------------------------------------------

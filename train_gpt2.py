@@ -298,8 +298,8 @@ class GPT(nn.Module):
                 # another position, and with it other keys and values: it is read anew.
                 cache.clear(moved=idx.size(1) - block_size)
                 idx = idx[:, -block_size:]
-            x = cache.read(self, idx[:, cache.length :])
-            logits = self.lm_head(x[:, -1])[:, :N_VOCAB]  # ids past N_VOCAB only pad the matrix
+            logits = cache.read(self, idx[:, cache.length :])
+            logits = logits[:, :N_VOCAB]  # ids past N_VOCAB only pad the matrix
             token = draw(logits, top_k, temperature, generator)
             yield token, logits
             idx = torch.cat((idx, token[:, None]), dim=1)

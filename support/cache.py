@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from support.few_rows import FewRows
+
 
 class Cache:
     """What attention needs of earlier tokens: their keys and values, layer by layer.
@@ -19,6 +21,7 @@ class Cache:
         self.room, self.length = room, 0  # length: tokens read so far
         self.padding = padding  # (B)
         self.layers: list[torch.Tensor | None] = [None] * n_layer  # (2, B, nh, room, hs)
+        self.few_rows = FewRows()
 
     def clear(self, moved: int) -> None:
         """Forget all: the rows now begin `moved` tokens later."""
@@ -27,16 +30,19 @@ class Cache:
             self.padding = (self.padding - moved).clamp(min=0)
 
     def read(self, model: nn.Module, idx: torch.Tensor) -> torch.Tensor:
-        """The first tokens, or the one that comes next: idx (B, T) -> model.hidden's (B, T, C)."""
+        """The first tokens, or the one that comes next, idx (B, T) -> the last one's logits,
+        (B, vocab)."""
         T = idx.size(1)
         assert T == 1 or self.length == 0  # else a mask would be needed: causal, but shifted
         pos, mask = torch.arange(self.length, self.length + T, device=idx.device), None
         if self.padding is not None:
             pos, mask = self.skip_padding(pos)
         attends = [partial(self.attend, layer, mask) for layer in range(len(self.layers))]
-        x = model.hidden(idx, pos, attends)
+        with self.few_rows:
+            x = model.hidden(idx, pos, attends)
+            logits = model.lm_head(x[:, -1])
         self.length += T
-        return x
+        return logits
 
     def skip_padding(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns (T) of the new tokens -> their positions (B, T), and the mask (B, 1, T, length)

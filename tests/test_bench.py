@@ -191,7 +191,25 @@ def test_plain_scoring_answers_like_ours(tiny):
 def test_samples_of_all_have_the_same_length(tiny):
     s = replace(tiny, T=64)
     for make in (bench.our_samples, bench.plain_samples, bench.transformers_samples):
-        assert make(s, 3)().shape == (4, 35)
+        assert make(s, 4, 3)().shape == (4, 35)
+
+
+def test_samples_are_compared_with_what_they_must_read(tiny, monkeypatch, capsys):
+    runs = []
+
+    def in_this_process(num, *makes, **_):
+        runs.append([make() for make in makes])
+        return [[Turn(s, 0, None)] * num for s in (0.3, 0.6, 0.2)[: len(makes)]]
+
+    monkeypatch.setattr(bench, "take_turns", in_this_process)
+    bench.compare_samples(replace(tiny, T=64), 3, 2, 10)
+    parameters = sum(p.numel() for p in bench.new_model(tiny).parameters()) - 16 * 32
+    assert runs[0][2]() == 10 * (parameters + 2 * 2 * 32 * 2 * (32 + 5))  # keys, values; layers, C
+    assert [row[1:4] for row in rows(capsys.readouterr().out)] == [
+        ["66.7 tok/s", "33.3 tok/s", "2"],
+        ["30 ms", "20 ms", "1.5"],
+        ["66.7 tok/s", "33.3 tok/s", "2"],
+    ]
 
 
 def test_plain_shards_are_fineweb_s(tmp_path):

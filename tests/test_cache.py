@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from support.cache import Cache
+from support.few_rows import FewRows
 from tiny import tiny_model
 from train_gpt2 import GPT, draw
 
@@ -103,3 +104,15 @@ def test_everything_reads_something():
     """Softmax over nothing is nan in some kernels, and 0 x nan would reach the other tokens."""
     _, mask = Cache(1, 5, padding=torch.tensor([3, 0])).skip_padding(torch.arange(5))
     assert mask.shape == (2, 1, 5, 5) and mask.any(dim=-1).all()
+
+
+def test_a_new_token_goes_through_few_rows(monkeypatch):
+    rows, linear = [], FewRows.linear
+
+    def counted(self, x: torch.Tensor, *weights: torch.Tensor | None) -> torch.Tensor:
+        rows.append(x.numel() // x.size(-1))
+        return linear(self, x, *weights)
+
+    monkeypatch.setattr(FewRows, "linear", counted)
+    tiny_model().generate(torch.zeros(3, 4, dtype=torch.long), 2)
+    assert rows == [12] * 8 + [3] + [3] * 9  # two layers of four, and the head
