@@ -49,7 +49,14 @@ from support.compute import (
 from support.hugging_face import read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
 from support.plan import SMALL_HELP, introduce, settle
-from support.runs import Log, State, agreed_checkpoint, read_checkpoint, write_checkpoint
+from support.runs import (
+    Log,
+    State,
+    agreed_checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from support.shards import load_split
 from support.tokenizer import N_VOCAB, get_encoding
 
@@ -538,9 +545,13 @@ def hellaswag_accuracy(model: GPT, examples: list[dict], compute: Compute) -> fl
 
 
 def load_model(name_or_path: str) -> GPT:
-    """OpenAI's model of this name, or the one in a Hugging Face folder or a checkpoint.pt."""
-    if name_or_path.endswith(".pt"):
-        return GPT.from_checkpoint(read_checkpoint(Path(name_or_path)))
+    """OpenAI's model of this name, or the one in a Hugging Face folder, in a checkpoint.pt, or in
+    the newest checkpoint of a run's log_dir."""
+    path = Path(name_or_path)
+    if path.suffix == ".pt":
+        return GPT.from_checkpoint(read_checkpoint(path))
+    if path.is_dir() and not (path / "config.json").exists():
+        return GPT.from_checkpoint(newest_checkpoint(name_or_path))
     return GPT.from_pretrained(name_or_path)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ class UserError(ValueError):
 def one_line_errors() -> Iterator[None]:
     """Around main(): print a UserError as one line (rank 0 only) and exit with code 2.
 
-    Everything else keeps its traceback.
+    Ctrl-C, and a reader of the output who has seen enough, end it without a word. Everything else
+    keeps its traceback.
     """
     try:
         yield
@@ -26,6 +28,11 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or what is still unwritten would fail again
+        sys.exit(1)
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +58,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
     return int(text)
+
+
+def not_negative(text: str) -> float:
+    """The `type` of a flag that takes a number of 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
+    return number
 
 
 # ---------- A frozen dataclass as the command line: one field, one flag -------------------

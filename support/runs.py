@@ -166,9 +166,7 @@ def newest_checkpoint(log_dir: str) -> dict[str, Any]:
             return read_checkpoint(path)
         except UserError as error:
             print(f"{error}; trying the one before")
-    raise UserError(
-        f"--resume 1: found no checkpoint in {log_dir}: start without it, or name its --log_dir"
-    )
+    raise UserError(f"found no checkpoint in {log_dir}, expected a model_STEP.pt")
 
 
 def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
@@ -188,5 +186,5 @@ def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
             " there is none): copy the newest one to all machines"
         )
     if problem:
-        raise problem
+        raise UserError(f"--resume 1: {problem}; start without it, or name its --log_dir")
     return checkpoint

@@ -1,0 +1,131 @@
+"""
+Let a model go on with a text.
+
+    python sample.py                                         # the newest checkpoint in log/
+    python sample.py log/model_01200.pt "To be, or" --max_new_tokens 200
+    python sample.py gpt2 --prompt_file letter.txt --temperature 0
+
+The model gives each of the 50,257 tokens a probability of coming next; one is drawn, joins the
+text, and so on. --temperature and --top_k change how: towards the likeliest, or towards the odd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from support.cli import Parser, UserError, not_negative, one_line_errors, positive
+from support.compute import Compute, start_compute
+from support.tokenizer import EOT, N_VOCAB, get_encoding
+
+if TYPE_CHECKING:
+    import tiktoken
+
+    from train_gpt2 import GPT
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """The text to go on with, from the command line, a file, or standard input (-)."""
+    if args.prompt_file is None:
+        return args.prompt
+    try:
+        if args.prompt_file == "-":
+            return sys.stdin.read()
+        return Path(args.prompt_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompt_file {args.prompt_file}: {error}") from error
+
+
+def sample(
+    model: GPT, ids: list[int], generator: torch.Generator, args: argparse.Namespace
+) -> Iterator[int]:
+    """The new tokens after `ids`, one by one, up to <|endoftext|>."""
+    idx = torch.tensor([ids], device=generator.device)
+    how = args.top_k, args.temperature, generator
+    for token, _ in model.next_tokens(idx, args.max_new_tokens, *how):
+        if token.item() == EOT:
+            return
+        yield token.item()
+
+
+def print_text(tokens: Iterator[int], encoding: tiktoken.Encoding) -> None:
+    """The text as it comes. A character may be several tokens: it is printed when it is whole."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in tokens:
+        text = decoder.decode(encoding.decode_single_token_bytes(token))
+        print(text, end="", flush=True)
+    print(decoder.decode(b"", final=True), flush=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    from train_gpt2 import load_model
+
+    if args.model is None and not Path("log").is_dir():
+        raise UserError("no log/ here: train with python train_gpt2.py, or name a MODEL (--help)")
+    prompt, encoding, name = read_prompt(args), get_encoding(), args.model or "log"
+    compute: Compute = start_compute(args.device, args.dtype)
+    model = load_model(name).to(compute.device)
+    if model.config.vocab_size < N_VOCAB:
+        raise UserError(
+            f"{name} knows {model.config.vocab_size} tokens, expected GPT-2's {N_VOCAB}"
+        )
+    ids = encoding.encode_ordinary(prompt) or [EOT]  # after which a new document begins
+    generator = torch.Generator(device=compute.device).manual_seed(args.seed)
+    for n in range(args.num_samples):
+        if n > 0:
+            print("---")
+        tokens = sample(model, ids, generator, args)
+        print(prompt, end="", flush=True)
+        with compute.autocast():
+            print_text(tokens, encoding)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description="Let a model go on with a text.")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a Hugging Face folder, a checkpoint, or the"
+        " log folder of a run: its newest checkpoint (default: log)",
+    )
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument(
+        "prompt",
+        nargs="?",
+        metavar="PROMPT",
+        default="Hello, I'm a language model,",
+        help="the text to go on with; '' starts a new document (default: %(default)s)",
+    )
+    prompt.add_argument("--prompt_file", help="read the prompt from this file; -: standard input")
+    parser.add_argument("--max_new_tokens", type=positive, default=200, help="(default: 200)")
+    parser.add_argument("--num_samples", type=positive, default=1, help="(default: 1)")
+    parser.add_argument(
+        "--temperature",
+        type=not_negative,
+        default=1.0,
+        help="under 1: likelier tokens, more of the same; 0: always the likeliest (default: 1)",
+    )
+    parser.add_argument(
+        "--top_k", type=positive, default=50, help="draw from the K likeliest (default: 50)"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="another seed, another text")
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
+    parser.add_argument("--dtype", help="float32 or bfloat16; by default what the device is for")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Sample from one model; argv are the command line's arguments."""
+    with one_line_errors():
+        run(parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
