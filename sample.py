@@ -7,6 +7,8 @@ Let a model go on with a text.
 
 The model gives each of the 50,257 tokens a probability of coming next; one is drawn, joins the
 text, and so on. --temperature and --top_k change how: towards the likeliest, or towards the odd.
+With --tokens each token stands on a line of its own, with its probability and what else it could
+have been.
 """
 
 from __future__ import annotations
@@ -44,23 +46,40 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 def sample(
     model: GPT, ids: list[int], generator: torch.Generator, args: argparse.Namespace
-) -> Iterator[int]:
-    """The new tokens after `ids`, one by one, up to <|endoftext|>."""
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The new tokens after `ids`, up to <|endoftext|>, each with the logits (vocab) that it was
+    drawn from."""
     idx = torch.tensor([ids], device=generator.device)
     how = args.top_k, args.temperature, generator
-    for token, _ in model.next_tokens(idx, args.max_new_tokens, *how):
+    for token, logits in model.next_tokens(idx, args.max_new_tokens, *how):
         if token.item() == EOT:
             return
-        yield token.item()
+        yield token.item(), logits[0]
 
 
-def print_text(tokens: Iterator[int], encoding: tiktoken.Encoding) -> None:
+def print_text(tokens: Iterator[tuple[int, torch.Tensor]], encoding: tiktoken.Encoding) -> None:
     """The text as it comes. A character may be several tokens: it is printed when it is whole."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
+    for token, _ in tokens:
         text = decoder.decode(encoding.decode_single_token_bytes(token))
         print(text, end="", flush=True)
     print(decoder.decode(b"", final=True), flush=True)
+
+
+def print_tokens(tokens: Iterator[tuple[int, torch.Tensor]], encoding: tiktoken.Encoding) -> None:
+    """A line for each token: its probability, and the likeliest ones, most likely first.
+
+    The probabilities are the model's own, before temperature and top_k.
+    """
+
+    def show(token: int, probability: float) -> str:
+        return f"{encoding.decode([token])!r} {probability:.1%}"
+
+    print(f"{'drawn':24}likeliest")
+    for token, logits in tokens:
+        probabilities = torch.softmax(logits.float(), dim=0)
+        top = [show(*pair) for pair in zip(*(t.tolist() for t in probabilities.topk(5)[::-1]))]
+        print(f"{show(token, probabilities[token].item()):24}{'  '.join(top)}", flush=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -81,9 +100,12 @@ def run(args: argparse.Namespace) -> None:
         if n > 0:
             print("---")
         tokens = sample(model, ids, generator, args)
-        print(prompt, end="", flush=True)
         with compute.autocast():
-            print_text(tokens, encoding)
+            if args.tokens:
+                print_tokens(tokens, encoding)
+            else:
+                print(prompt, end="", flush=True)
+                print_text(tokens, encoding)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -116,6 +138,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--top_k", type=positive, default=50, help="draw from the K likeliest (default: 50)"
     )
     parser.add_argument("--seed", type=int, default=42, help="another seed, another text")
+    parser.add_argument("--tokens", action="store_true", help="each token and its probability")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
     parser.add_argument("--dtype", help="float32 or bfloat16; by default what the device is for")
     return parser.parse_args(argv)

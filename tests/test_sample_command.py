@@ -11,7 +11,7 @@ import torch
 import sample
 from support.runs import write_checkpoint
 from support.tokenizer import EOT, get_encoding
-from tiny import tiny_model
+from tiny import logits, tiny_model
 from train_gpt2 import GPT
 
 PROMPT = "Hello, I'm a language model,"
@@ -96,6 +96,7 @@ def test_a_character_of_several_tokens_is_printed_whole(model, monkeypatch, caps
 def test_the_end_of_the_document_is_the_end(model, monkeypatch, capsys):
     say(monkeypatch, [*get_encoding().encode("The end."), EOT, 11])
     assert output(capsys, "log", "Well. ") == "Well. The end.\n"
+    assert "endoftext" not in output(capsys, "log", "--tokens")
 
 
 def test_several_samples_are_different_and_the_seed_repeats_them(model, capsys):
@@ -118,6 +119,28 @@ def test_an_empty_prompt_starts_a_document(model, capsys):
     expected = model.generate(torch.tensor([[EOT]]), 5, temperature=0)[0, 1:].tolist()
     got = output(capsys, "log", "", "--temperature", "0", "--max_new_tokens", "5")
     assert got == get_encoding().decode(expected) + "\n"
+
+
+def test_each_token_with_its_probability_and_the_likeliest(model, capsys):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(5)  # probabilities that differ
+    write_checkpoint("log", {"model": model.state_dict(), "config": vars(model.config), "step": 9})
+    encoding = get_encoding()
+    ids = encoding.encode("x")
+    head, *lines = output(capsys, "log", "x", "--tokens", "--max_new_tokens", "3").splitlines()
+    assert head.split() == ["drawn", "likeliest"] and len(lines) == 3
+    for line in lines:
+        probabilities = logits(model, torch.tensor([ids]))[0, -1, :50257].softmax(0)
+        top, likeliest = probabilities.topk(5)
+        shown = [f"{encoding.decode([i])!r} {p:.1%}" for i, p in zip(likeliest.tolist(), top)]
+        assert line.endswith("  ".join(shown))
+        drawn = [
+            i
+            for i in range(50257)
+            if line.startswith(f"{f'{encoding.decode([i])!r} {probabilities[i]:.1%}':24}")
+        ]
+        ids.append(drawn[0])
 
 
 @pytest.mark.parametrize(
