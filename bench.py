@@ -52,7 +52,8 @@ from support.compute import (
 )
 from support.loss import chunked_cross_entropy
 from support.peers import Run
-from support.plan import SMALL, settle
+from support.plan import settle
+from support.sizes import SIZES
 from support.tokenizer import N_VOCAB, get_encoding
 from train_gpt2 import GPT, DataLoaderLite, Settings, get_lr, start_model, train_step
 
@@ -236,7 +237,9 @@ class Bench:
         dtype = str(self.compute.dtype).removeprefix("torch.")
         run = dict(B=B, T=T, total_batch_size=B * T, data_root=str(TEXT), dtype=dtype)
         return settle(
-            Settings(), {**SMALL, **run, "device": self.compute.device, **given}, self.compute
+            Settings(),
+            {**SIZES["small"], **run, "device": self.compute.device, **given},
+            self.compute,
         )
 
     def gpt2(self) -> Settings:
@@ -245,7 +248,7 @@ class Bench:
         return self.settings(B, T, **GPT2)
 
     def small(self, **given: Any) -> Settings:
-        return self.settings(SMALL["B"], SMALL["T"], **given)
+        return self.settings(SIZES["small"]["B"], SIZES["small"]["T"], **given)
 
 
 def compare_steps(

@@ -35,6 +35,7 @@ from support.cli import (
     UserError,
     flag,
     one_line_errors,
+    one_of,
     parse_flags,
 )
 from support.compute import (
@@ -48,7 +49,7 @@ from support.compute import (
 )
 from support.hugging_face import read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
-from support.plan import SMALL_HELP, introduce, settle
+from support.plan import introduce, settle
 from support.runs import (
     Log,
     State,
@@ -58,6 +59,7 @@ from support.runs import (
     write_checkpoint,
 )
 from support.shards import load_split
+from support.sizes import SIZES, help_text
 from support.tokenizer import N_VOCAB, get_encoding
 
 # ---------- The model -------------------------------------------------------------------
@@ -411,14 +413,19 @@ class DataLoaderLite:
 class Settings:
     """A run. Each field is a flag; the defaults are the 10B-token run on eight GPUs.
 
-    support/plan.py fills in those that are None and, on a laptop, makes others small.
+    support/plan.py fills in those that are None, and what a size sets (support/sizes.py).
     """
 
+    size: str | None = flag(
+        None,
+        "a model of the papers, see below (default: gpt2 with a GPU and shards, else small)",
+        one_of(*SIZES),
+    )
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
     T: int = flag(1024, "context: tokens per row, and block_size of a new model", MIN_1)
     total_batch_size: int = flag(2**19, "tokens per update, over all processes", MIN_1)
     max_steps: int | None = flag(None, "updates (default: enough for 10e9 tokens)", MIN_0, int)
-    warmup_steps: int | None = flag(None, "warm-up updates (default: 375e6 tokens)", MIN_0, int)
+    warmup_steps: int | None = flag(None, "warm-up updates (default: 3.75%, small 5%)", MIN_0, int)
     max_lr: float = flag(6e-4, "peak learning rate", POSITIVE)
     min_lr: float | None = flag(None, "final learning rate (default: max_lr / 10)", MIN_0, float)
     weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
@@ -645,11 +652,11 @@ def train(s: Settings, compute: Compute) -> None:
 def main(argv: list[str] | None = None) -> None:
     use_large_pages()
     with one_line_errors():
-        given = parse_flags(Settings, argv, SMALL_HELP)
+        given = parse_flags(Settings, argv, help_text())
         compute = start_compute(given.get("device"), given.get("dtype"))
         with leaving_the_group(compute):
             s = settle(Settings(), given, compute)
-            introduce(s, compute)
+            introduce(s, given, compute)
             with hint_when_out_of_memory(s.B, s.T):
                 train(s, compute)
 

@@ -76,10 +76,10 @@ def not_negative(text: str) -> float:
 
 @dataclass(frozen=True)
 class Valid:
-    """Which numbers a flag takes: in words, and as a test."""
+    """What a flag takes: in words, and as a test."""
 
     words: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
 
 
 MIN_1 = Valid("1 or more", lambda x: x >= 1)
@@ -87,6 +87,10 @@ MIN_0 = Valid("0 or more", lambda x: x >= 0)
 POSITIVE = Valid("more than 0", lambda x: x > 0)
 SWITCH = Valid("0 or 1", lambda x: x in (0, 1))
 TEXT = Valid("any text", lambda x: True)
+
+
+def one_of(*names: str) -> Valid:
+    return Valid(f"one of {', '.join(names)}", lambda name: name in names)
 
 
 def flag(default: Any, text: str, valid: Valid = TEXT, kind: type | None = None) -> Any:
@@ -101,12 +105,15 @@ def parse_flags(settings: type, argv: list[str] | None, epilog: str) -> dict[str
     Raises UserError for a value of the wrong kind, for one out of range, and for an unknown
     flag.
     """
-    parser = Parser(epilog=epilog, argument_default=argparse.SUPPRESS)
+    parser = Parser(
+        epilog=epilog,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for f in fields(settings):
         default = "" if f.default is None else f" (default: {f.default})"
-        parser.add_argument(
-            f"--{f.name}", type=f.metadata["kind"], metavar="X", help=f.metadata["help"] + default
-        )
+        text = (f.metadata["help"] + default).replace("%", "%%")  # argparse formats it
+        parser.add_argument(f"--{f.name}", type=f.metadata["kind"], metavar="X", help=text)
     given = vars(parser.parse_args(argv))
     for f in fields(settings):
         valid = f.metadata["valid"]

@@ -9,51 +9,45 @@ import torch
 from support.cli import UserError
 from support.compute import Compute
 from support.loss import chunk_rows
+from support.sizes import SIZES
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
 
-# What replaces the defaults without an NVIDIA GPU, or without shards: minutes on a laptop.
-SMALL = dict(
-    B=4,
-    T=64,
-    total_batch_size=256,
-    max_steps=1200,
-    warmup_steps=60,
-    max_lr=2e-3,
-    n_layer=4,
-    n_head=4,
-    n_embd=128,
-    eval_every=400,
-    sample_every=400,
-    hellaswag_every=0,
-)
-SMALL_HELP = f"Without an NVIDIA GPU, or without shards, these replace the defaults: {SMALL}"
+WARMUP_SHARE = 0.0375  # of all steps: GPT-3's 375e6 tokens of the full run's 10e9
+SMALL_WARMUP_SHARE = 0.05
 
 
-def is_small(data_root: str, compute: Compute) -> bool:
-    """Whether the small settings fill in what was not given."""
-    return compute.device_type != "cuda" or not Path(data_root).is_dir()
+def default_size(data_root: str, compute: Compute) -> tuple[str, str]:
+    """The size that is trained where none is named, and why."""
+    if compute.device_type != "cuda":
+        return "small", "no NVIDIA GPU here"
+    if not Path(data_root).is_dir():
+        return "small", "no shards here"
+    return "gpt2", "an NVIDIA GPU and shards"
 
 
 def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Settings:
-    """The given flags, else the small settings if they apply, else the defaults; the rest follows.
+    """The given flags, else what the size sets, else what suits the device, else the defaults.
 
     Raises UserError if they do not go together.
     """
     has_shards = any(Path(defaults.data_root).glob("*train*"))
     data_root = given.get("data_root", defaults.data_root if has_shards else "input.txt")
-    small = dict(SMALL) if is_small(data_root, compute) else {}
-    if given.get("init_from", "scratch") != "scratch":
-        small.pop("max_lr", None)  # a rate for small new models would wreck a trained one
-    s = replace(defaults, **{**small, **given, "data_root": data_root})
+    size = given.get("size") or default_size(data_root, compute)[0]
+    chosen = {} if compute.device_type == "cuda" else {"B": SIZES["small"]["B"]}
+    chosen |= SIZES[size]
+    if given.get("init_from", "scratch") != "scratch" and size == "small":
+        del chosen["max_lr"]  # a rate for small new models would wreck a trained one
+    s = replace(defaults, **{**chosen, **given, "data_root": data_root, "size": size})
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")
-    tokens = s.total_batch_size
+    max_steps = int(10e9) // s.total_batch_size if s.max_steps is None else s.max_steps
+    share = SMALL_WARMUP_SHARE if size == "small" else WARMUP_SHARE
     return replace(
         s,
         B=fitting_B(s, "B" in given, compute.world_size),
-        max_steps=int(10e9) // tokens if s.max_steps is None else s.max_steps,
-        warmup_steps=int(375e6) // tokens if s.warmup_steps is None else s.warmup_steps,
+        max_steps=max_steps,
+        warmup_steps=round(share * max_steps) if s.warmup_steps is None else s.warmup_steps,
         min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr,
     )
 
@@ -109,15 +103,16 @@ def step_memory(s: Settings, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
-def introduce(s: Settings, compute: Compute) -> None:
-    """The first lines: what is trained, where, and what is going to happen."""
-    model = f"{s.n_layer} layers of width {s.n_embd}" if s.init_from == "scratch" else s.init_from
+def introduce(s: Settings, given: dict[str, Any], compute: Compute) -> None:
+    """The first lines: what is trained and why, where, and what is going to happen."""
+    reason = default_size(s.data_root, compute)[1]
+    why = "" if "size" in given else f" ({reason}; --size names another)"
+    if s.init_from == "scratch":
+        model = f"size {s.size}{why}: {s.n_layer} layers of width {s.n_embd}"
+    else:
+        model = s.init_from
     where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
     compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
     if compute.device_type == "cuda" and s.init_from == "scratch":
         need = sum(step_memory(s, compute.dtype).values())
         compute.print(f"memory of a compiled step, on paper: {need / 1e9:.1f} GB on each GPU")
-    if is_small(s.data_root, compute):
-        compute.print(
-            "no NVIDIA GPU or no shards: the small settings, unless a flag says otherwise"
-        )

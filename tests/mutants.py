@@ -279,7 +279,7 @@ MUTANTS = [
         35,
         "a trained model goes on with a new one's rate",
         "support/plan.py",
-        '        small.pop("max_lr", None)',
+        '        del chosen["max_lr"]',
         "        pass",
         "tests/test_wiring.py -k full_run_s_rate",
     ),

@@ -86,6 +86,6 @@ def test_only_the_kept_tensors_grow_with_B():
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_a_gpu_s_run_says_what_it_needs(device, monkeypatch, capsys):
     compute = Compute(device, torch.bfloat16)
-    introduce(settle(Settings(), {}, compute), compute)
+    introduce(settle(Settings(), {}, compute), {}, compute)
     said = "memory of a compiled step, on paper: " in capsys.readouterr().out
     assert said == (device == "cuda")

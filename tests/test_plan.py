@@ -22,4 +22,3 @@ def test_the_plan_comes_first(tmp_path):
     result = run(*TINY_FLAGS, *"--max_steps 0 --eval_every 0 --log_dir".split(), str(tmp_path))
     lines = result.stdout.splitlines()
     assert "input.txt; cpu" in lines[0] and lines[1].startswith("0 steps of ")
-    assert "the small settings" in lines[4]

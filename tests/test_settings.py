@@ -6,19 +6,9 @@ import pytest
 
 from support.cli import TEXT
 from support.compute import Compute
-from support.plan import SMALL, settle
-from tiny import TINY_FLAGS, losses, run
+from support.plan import settle
+from tiny import TINY_FLAGS, error_of, losses, run
 from train_gpt2 import Settings, main
-
-
-def error_of(capsys, *flags: str) -> str:
-    """The one line that main(flags) ends with."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(flags))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 def test_every_field_is_a_flag_with_help(capsys):
@@ -74,7 +64,7 @@ def test_a_number_out_of_range_is_refused(capsys, flag, value, expected):
 
 def test_every_number_has_a_range():
     for f in fields(Settings):
-        assert (f.metadata["kind"] is str) == (f.metadata["valid"] is TEXT), f.name
+        assert f.metadata["kind"] is str or f.metadata["valid"] is not TEXT, f.name
 
 
 def test_without_a_gpu_the_small_settings_fill_in_what_was_not_given():
@@ -121,7 +111,7 @@ def test_a_batch_that_does_not_fill_the_step_names_the_nearest_that_does(capsys)
 
 
 def test_a_batch_that_was_not_given_is_made_to_fit():
-    s = settle(Settings(), {"total_batch_size": SMALL["T"] * 3}, Compute("cpu"))
+    s = settle(Settings(), {"total_batch_size": 64 * 3}, Compute("cpu"))
     assert s.B == 3
 
 

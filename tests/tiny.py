@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from train_gpt2 import GPT, GPTConfig, main
@@ -45,6 +46,16 @@ def run_here(flags: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess:
         os.chdir(before)
         torch.set_num_threads(threads)
     return subprocess.CompletedProcess(flags, code, output.getvalue(), errors.getvalue())
+
+
+def error_of(capsys, *flags: str) -> str:
+    """The one line that main(flags) ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(flags))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
 
 
 def run(
