@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,3 +30,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Text is written as UTF-8."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def free_name(path: Path) -> Path:
+    """path, or, where that exists, with -2, -3, ... before its ending."""
+    names = (path.with_stem(f"{path.stem}-{n}") for n in count(2))
+    return next(p for p in chain([path], names) if not p.exists())

@@ -15,7 +15,7 @@ from torch import nn
 
 from support.cli import UserError
 from support.compute import Compute
-from support.files import whole_file, write_whole
+from support.files import free_name, whole_file, write_whole
 
 # ---------- The log ---------------------------------------------------------------------
 
@@ -37,12 +37,22 @@ class Log:
             leftover.unlink()  # of a run that was killed while it saved
         if first_step == 0:
             move_earlier_run_away(self.path.parent)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        lines = [line for line in lines if int(line.split()[0]) < first_step]  # later: repeated
-        write_whole(self.path, "".join(f"{line}\n" for line in lines))
+        self.keep_lines_before(first_step)
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         text = json.dumps({**run, **versions, "commit": git_commit()}, indent=2) + "\n"
         write_whole(self.path.parent / "settings.json", text)
+
+    def keep_lines_before(self, first_step: int) -> None:
+        """Later ones are written again, if the run takes the same way; a copy keeps them all."""
+        text = self.path.read_text() if self.path.exists() else ""
+        steps = (re.match(r"\d+ ", line) for line in text.splitlines())
+        lines = [match.string for match in steps if match and int(match[0]) < first_step]
+        kept = "".join(f"{line}\n" for line in lines)
+        if kept != text:
+            copy = free_name(self.path.with_name(f"log_before_resume_at_{first_step:05d}.txt"))
+            write_whole(copy, text)
+            print(f"log.txt goes on at step {first_step}; what it was until now is in {copy}")
+        write_whole(self.path, kept)
 
     def write(self, step: int, stream: str, value: float) -> None:
         if self.is_writer:

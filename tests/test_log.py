@@ -52,13 +52,20 @@ def test_a_new_run_keeps_the_files_of_the_earlier_one(tmp_path, capsys):
     assert json.loads((folder / "settings.json").read_text())["run"] == 1
 
 
-def test_lines_past_the_checkpoint_are_dropped(tmp_path):
+def test_lines_past_the_checkpoint_are_written_again_and_a_copy_keeps_them(tmp_path, capsys):
     log = Log(str(tmp_path), {})
     for step in range(5):
         log.write(step, "train", step)
     with log.path.open("a") as file:
-        file.write("5 tr")  # a run that was killed in the middle of a line
+        file.write("\nnot ours\n5 tr")  # a run that was killed in the middle of a line
+    before = log.path.read_text()
     Log(str(tmp_path), {}, first_step=3).write(3, "train", 33)
+    copy = tmp_path / "log_before_resume_at_00003.txt"
+    assert copy.read_text() == before and str(copy) in capsys.readouterr().out
+    Log(str(tmp_path), {}, first_step=3).write(3, "train", 33)
+    assert len(list(tmp_path.glob("log_before*"))) == 2 and copy.read_text() == before
+    Log(str(tmp_path), {}, first_step=4)  # nothing is lost
+    assert len(list(tmp_path.glob("log_before*"))) == 2
     assert [(int(step), float(value)) for step, _, value in read(tmp_path)] == [
         (0, 0),
         (1, 1),
