@@ -14,6 +14,7 @@ is its rank, drives one GPU. A shard is a file of tokens.
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,10 +29,12 @@ from torch.nn import functional as F
 import hellaswag
 from support.cache import Cache
 from support.cli import (
+    FIXED,
     MIN_0,
     MIN_1,
     POSITIVE,
     SWITCH,
+    TYPED,
     UserError,
     flag,
     one_line_errors,
@@ -49,7 +52,7 @@ from support.compute import (
 )
 from support.hugging_face import read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
-from support.plan import introduce, settle
+from support.plan import changes, introduce, settle
 from support.runs import (
     Log,
     State,
@@ -362,7 +365,7 @@ class DataLoaderLite:
     ):
         self.B, self.T, self.vocab_size = B, T, vocab_size
         self.process_rank, self.num_processes = process_rank, num_processes
-        self.shards = load_split(data_root, split)
+        self.data_root, self.shards = data_root, load_split(data_root, split)
         self.ends = np.cumsum([len(shard) for shard in self.shards])  # in the stream
         self.num_tokens = int(self.ends[-1])
         self.reset()
@@ -370,10 +373,19 @@ class DataLoaderLite:
     def reset(self) -> None:
         self.position = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, and in what: the length of each shard and a checksum of its beginning."""
+        shards = [[len(shard), zlib.crc32(shard[:1024])] for shard in self.shards]
+        return {"position": self.position, "shards": shards}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises UserError if the shards are others."""
+        found = self.state_dict()["shards"]
+        if state.get("shards", found) != found:
+            raise UserError(
+                f"{self.data_root} holds {len(found)} shard(s), {self.num_tokens:,} tokens, and not"
+                f" the {len(state['shards'])} that this run began with: name those by --data_root"
+            )
         self.position = state["position"]
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -418,35 +430,36 @@ class Settings:
 
     size: str | None = flag(
         None,
-        "a model of the papers, see below (default: gpt2 with a GPU and shards, else small)",
+        "shape, batch and rate, as listed below (default: gpt2 with a GPU and shards, else small)",
         one_of(*SIZES),
+        resume=FIXED,
     )
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
-    T: int = flag(1024, "context: tokens per row, and block_size of a new model", MIN_1)
-    total_batch_size: int = flag(2**19, "tokens per update, over all processes", MIN_1)
+    T: int = flag(1024, "tokens per row, and block_size of a new model", MIN_1, resume=FIXED)
+    total_batch_size: int = flag(2**19, "tokens per update, by all ranks", MIN_1, resume=FIXED)
     max_steps: int | None = flag(None, "updates (default: enough for 10e9 tokens)", MIN_0, int)
     warmup_steps: int | None = flag(None, "warm-up updates (default: 3.75%, small 5%)", MIN_0, int)
     max_lr: float = flag(6e-4, "peak learning rate", POSITIVE)
     min_lr: float | None = flag(None, "final learning rate (default: max_lr / 10)", MIN_0, float)
     weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", POSITIVE)
-    n_layer: int = flag(12, "blocks of a new model", MIN_1)
-    n_head: int = flag(12, "attention heads per block", MIN_1)
-    n_embd: int = flag(768, "width of the residual stream", MIN_1)
-    vocab_size: int = flag(50304, "rows of the embedding: 50257, padded to 393 x 128", MIN_1)
+    n_layer: int = flag(12, "blocks of a new model", MIN_1, resume=FIXED)
+    n_head: int = flag(12, "attention heads per block", MIN_1, resume=FIXED)
+    n_embd: int = flag(768, "width of the residual stream", MIN_1, resume=FIXED)
+    vocab_size: int = flag(50304, "rows of the embedding, 50257 padded", MIN_1, resume=FIXED)
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
-    log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go")
+    log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go", resume=TYPED)
     eval_every: int = flag(250, "steps between validations; 0: never", MIN_0)
     val_tokens: int = flag(10_485_760, "tokens per validation, at most all there are", MIN_1)
     sample_every: int = flag(250, "steps between samples; 0: never", MIN_0)
     hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never", MIN_0)
     save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never", MIN_0)
-    init_from: str = flag("scratch", "scratch, gpt2 to gpt2-xl, a folder or a checkpoint.pt")
-    resume: int = flag(0, "1: continue from the newest checkpoint in log_dir", SWITCH)
+    init_from: str = flag("scratch", "scratch, gpt2..gpt2-xl, folder or file", resume=FIXED)
+    resume: int = flag(0, "1: go on with the newest checkpoint in log_dir", SWITCH, resume=TYPED)
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 if in hardware)")
-    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best available)")
-    seed: int = flag(1337, "random seed for a new model's weights", MIN_0)
+    device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best)", resume=TYPED)
+    seed: int = flag(1337, "random seed for a new model's weights", MIN_0, resume=FIXED)
 
 
 # ---------- The schedule and the step ---------------------------------------------------
@@ -562,8 +575,10 @@ def load_model(name_or_path: str) -> GPT:
     return GPT.from_pretrained(name_or_path)
 
 
-def start_model(s: Settings) -> GPT:
-    """A new model of the settings' shape, or the one that init_from names."""
+def start_model(s: Settings, checkpoint: dict[str, Any] | None = None) -> GPT:
+    """The checkpoint's model, or a new one of the settings' shape, or the one of init_from."""
+    if checkpoint:
+        return GPT.from_checkpoint(checkpoint)
     if s.init_from == "scratch":
         return GPT(
             GPTConfig(
@@ -587,10 +602,11 @@ def due(step: int, every: int, is_last: bool) -> bool:
     return every > 0 and (step % every == 0 or is_last)
 
 
-def train(s: Settings, compute: Compute) -> None:
-    """The run: max_steps updates, and what happens between them."""
+def train(s: Settings, compute: Compute, checkpoint: dict[str, Any] | None = None) -> None:
+    """The run: max_steps updates, and what happens between them. It begins, or goes on with what
+    a checkpoint holds."""
     torch.manual_seed(s.seed)  # the same on all ranks, so all start with the same weights
-    raw_model = start_model(s).to(compute.device)
+    raw_model = start_model(s, checkpoint).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     ranks = compute.rank, compute.world_size
     vocab_size = min(N_VOCAB, raw_model.config.vocab_size)  # the loader refuses other ids
@@ -598,11 +614,13 @@ def train(s: Settings, compute: Compute) -> None:
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
     state = State(raw_model, optimizer, loader, s)
-    if s.resume:
-        state.load_state_dict(agreed_checkpoint(s.log_dir, compute))
+    if checkpoint:
+        state.load_state_dict(checkpoint)
+        state.resumed.append({"step": state.step, **changes(s, checkpoint)})
     first_step = state.step
     examples = hellaswag.share(compute) if s.hellaswag_every > 0 else None
-    run = {"settings": asdict(s), "compute": {**asdict(compute), "dtype": str(compute.dtype)}}
+    run = {"settings": asdict(s), "resumed": state.resumed}
+    run["compute"] = {**asdict(compute), "dtype": str(compute.dtype)}
     compute.barrier()  # all have read what they start from: Log moves an earlier run away
     log = Log(s.log_dir, run, compute.rank, first_step)
     # Only the step is compiled and distributed: its shapes never change. Evaluation, samples and
@@ -655,10 +673,14 @@ def main(argv: list[str] | None = None) -> None:
         given = parse_flags(Settings, argv, help_text())
         compute = start_compute(given.get("device"), given.get("dtype"))
         with leaving_the_group(compute):
-            s = settle(Settings(), given, compute)
-            introduce(s, given, compute)
+            checkpoint = None
+            if given.get("resume"):
+                checkpoint = agreed_checkpoint(given.get("log_dir", Settings.log_dir), compute)
+            s = settle(Settings(), given, compute, checkpoint)
+            compute = compute.with_dtype(s.dtype)
+            introduce(s, given, compute, checkpoint)
             with hint_when_out_of_memory(s.B, s.T):
-                train(s, compute)
+                train(s, compute, checkpoint)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,23 @@ def one_of(*names: str) -> Valid:
     return Valid(f"one of {', '.join(names)}", lambda name: name in names)
 
 
-def flag(default: Any, text: str, valid: Valid = TEXT, kind: type | None = None) -> Any:
+# What a run that is resumed does with a field: FIXED, it is the checkpoint's, and another value
+# makes another run; KEPT, it is the checkpoint's unless it is typed; TYPED, it is about this start
+# alone.
+FIXED, KEPT, TYPED = "fixed", "kept", "typed"
+
+
+def flag(
+    default: Any,
+    text: str,
+    valid: Valid = TEXT,
+    kind: type | None = None,
+    resume: str = KEPT,
+) -> Any:
     """A field that is also a flag; `kind` for a number whose default is None."""
     kind = kind or (str if default is None else type(default))
-    return field(default=default, metadata={"help": text, "valid": valid, "kind": kind})
+    metadata = {"help": text, "valid": valid, "kind": kind, "resume": resume}
+    return field(default=default, metadata=metadata)
 
 
 def parse_flags(settings: type, argv: list[str] | None, epilog: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -94,6 +94,10 @@ class Compute:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device_type, self.dtype)
+
+    def with_dtype(self, name: str | None) -> "Compute":
+        """The same with another dtype, if one is named."""
+        return self if name is None else replace(self, dtype=getattr(torch, name))
 
     def synchronize(self) -> None:
         """Wait for the device before reading the clock: Python runs ahead of a GPU."""

@@ -1,17 +1,18 @@
 """From the flags that were given to a run's settings, and to its first lines of output."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from support.cli import UserError
+from support.cli import FIXED, TYPED, UserError
 from support.compute import Compute
 from support.loss import chunk_rows
 from support.sizes import SIZES
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
+Checkpoint = dict[str, Any]  # from agreed_checkpoint
 
 WARMUP_SHARE = 0.0375  # of all steps: GPT-3's 375e6 tokens of the full run's 10e9
 SMALL_WARMUP_SHARE = 0.05
@@ -26,22 +27,54 @@ def default_size(data_root: str, compute: Compute) -> tuple[str, str]:
     return "gpt2", "an NVIDIA GPU and shards"
 
 
-def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Settings:
-    """The given flags, else what the size sets, else what suits the device, else the defaults.
+def saved_settings(defaults: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """The settings of the run that goes on, as far as they still hold."""
+    saved = {} if checkpoint is None else checkpoint["settings"]
+    goes_on = (f.name for f in fields(defaults) if f.metadata["resume"] != TYPED)
+    return {name: saved[name] for name in goes_on if name in saved}
+
+
+def refuse_another_run(defaults: Settings, given: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Raises UserError where a flag would make another run of the one that goes on."""
+    for f in fields(defaults):
+        old, new = saved.get(f.name), given.get(f.name)
+        if f.metadata["resume"] == FIXED and None not in (old, new) and old != new:
+            folder = given.get("log_dir", defaults.log_dir)
+            raise UserError(
+                f"--{f.name} {new}: the run in {folder} has {old}; leave it out to go on with that"
+                " run, or start another: without --resume, with a --log_dir of its own"
+            )
+
+
+def settle(
+    defaults: Settings,
+    given: dict[str, Any],
+    compute: Compute,
+    checkpoint: Checkpoint | None = None,
+) -> Settings:
+    """The given flags, else the settings of the run that goes on, else what the size sets, else
+    what suits the device, else the defaults.
 
     Raises UserError if they do not go together.
     """
+    saved = saved_settings(defaults, checkpoint)
+    refuse_another_run(defaults, given, saved)
+    known = {**saved, **given}
     has_shards = any(Path(defaults.data_root).glob("*train*"))
-    data_root = given.get("data_root", defaults.data_root if has_shards else "input.txt")
-    size = given.get("size") or default_size(data_root, compute)[0]
+    data_root = known.get("data_root", defaults.data_root if has_shards else "input.txt")
+    size = known.get("size") or default_size(data_root, compute)[0]
     chosen = {} if compute.device_type == "cuda" else {"B": SIZES["small"]["B"]}
     chosen |= SIZES[size]
     if given.get("init_from", "scratch") != "scratch" and size == "small":
         del chosen["max_lr"]  # a rate for small new models would wreck a trained one
-    s = replace(defaults, **{**chosen, **given, "data_root": data_root, "size": size})
+    s = replace(defaults, **{**chosen, **known, "data_root": data_root, "size": size})
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")
     max_steps = int(10e9) // s.total_batch_size if s.max_steps is None else s.max_steps
+    if checkpoint and max_steps < checkpoint["step"]:
+        raise UserError(
+            f"--max_steps {max_steps}: the checkpoint is of step {checkpoint['step']} already"
+        )
     share = SMALL_WARMUP_SHARE if size == "small" else WARMUP_SHARE
     return replace(
         s,
@@ -50,6 +83,12 @@ def settle(defaults: Settings, given: dict[str, Any], compute: Compute) -> Setti
         warmup_steps=round(share * max_steps) if s.warmup_steps is None else s.warmup_steps,
         min_lr=s.max_lr / 10 if s.min_lr is None else s.min_lr,
     )
+
+
+def changes(s: Settings, checkpoint: Checkpoint) -> dict[str, list]:
+    """Which settings of the run that goes on are others now: name -> [before, now]."""
+    before = saved_settings(s, checkpoint).items()
+    return {name: [old, getattr(s, name)] for name, old in before if old != getattr(s, name)}
 
 
 def fitting_B(s: Settings, is_given: bool, world_size: int) -> int:
@@ -103,10 +142,12 @@ def step_memory(s: Settings, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
-def introduce(s: Settings, given: dict[str, Any], compute: Compute) -> None:
+def introduce(
+    s: Settings, given: dict[str, Any], compute: Compute, checkpoint: Checkpoint | None = None
+) -> None:
     """The first lines: what is trained and why, where, and what is going to happen."""
     reason = default_size(s.data_root, compute)[1]
-    why = "" if "size" in given else f" ({reason}; --size names another)"
+    why = "" if "size" in given or checkpoint else f" ({reason}; --size names another)"
     if s.init_from == "scratch":
         model = f"size {s.size}{why}: {s.n_layer} layers of width {s.n_embd}"
     else:
@@ -116,3 +157,7 @@ def introduce(s: Settings, given: dict[str, Any], compute: Compute) -> None:
     if compute.device_type == "cuda" and s.init_from == "scratch":
         need = sum(step_memory(s, compute.dtype).values())
         compute.print(f"memory of a compiled step, on paper: {need / 1e9:.1f} GB on each GPU")
+    if checkpoint:
+        compute.print(f"the run in {s.log_dir} goes on at step {checkpoint['step']:,}")
+        for name, (old, new) in changes(s, checkpoint).items():
+            compute.print(f"{name}: {new} from here on, it was {old}")

@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class State:
     settings: Any  # Settings, for whoever reads the checkpoint
     step: int = 0  # updates so far
     val_loss: float | None = None  # the latest
+    resumed: list[dict[str, Any]] = field(default_factory=list)  # at which steps, what changed
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers and plain dicts."""
@@ -108,23 +109,20 @@ class State:
             **generator_states(),
             "val_loss": self.val_loss,
             "settings": asdict(self.settings),
+            "resumed": self.resumed,
         }
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Put everything back as it was when the checkpoint was written.
 
-        Raises UserError, and changes nothing, if its model has another shape.
+        Raises UserError if the loader has other data.
         """
-        if checkpoint["config"] != asdict(self.model.config):
-            raise UserError(
-                f"the checkpoint's model is {checkpoint['config']}, expected"
-                f" {asdict(self.model.config)}: give its shape by flags, or another --log_dir"
-            )
+        self.loader.load_state_dict(checkpoint["loader"])
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.loader.load_state_dict(checkpoint["loader"])
         restore_generators(checkpoint)
         self.step, self.val_loss = checkpoint["step"], checkpoint["val_loss"]
+        self.resumed = checkpoint.get("resumed", [])
 
 
 def generator_states() -> dict[str, torch.Tensor]:
@@ -194,6 +192,11 @@ def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
         raise UserError(
             f"--resume 1: by rank, the newest checkpoints in {log_dir} are of steps {steps} (-1:"
             " there is none): copy the newest one to all machines"
+        )
+    if checkpoint and not {"optimizer", "loader", "rng", "settings"} <= checkpoint.keys():
+        raise UserError(
+            f"--resume 1: the checkpoint in {log_dir} holds a model only: begin with it by"
+            " --init_from FILE, and without --resume"
         )
     if problem:
         raise UserError(f"--resume 1: {problem}; start without it, or name its --log_dir")

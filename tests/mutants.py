@@ -347,6 +347,22 @@ MUTANTS = [
         "        if",
         "tests/test_cache.py",
     ),
+    Mutant(
+        53,
+        "a run that goes on takes the defaults instead of its own settings",
+        "support/plan.py",
+        "known = {**saved, **given}",
+        "known = dict(given)",
+        "tests/test_resume.py -k own_settings",
+    ),
+    Mutant(
+        53,
+        "other data is not noticed",
+        "train_gpt2.py",
+        'state.get("shards", found) != found',
+        "len(found) == 0",
+        "tests/test_resume.py -k other_data",
+    ),
 ]
 
 
