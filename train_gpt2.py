@@ -575,26 +575,27 @@ def load_model(name_or_path: str) -> GPT:
     return GPT.from_pretrained(name_or_path)
 
 
-def start_model(s: Settings, checkpoint: dict[str, Any] | None = None) -> GPT:
-    """The checkpoint's model, or a new one of the settings' shape, or the one of init_from."""
-    if checkpoint:
-        return GPT.from_checkpoint(checkpoint)
-    if s.init_from == "scratch":
-        return GPT(
-            GPTConfig(
-                block_size=s.T,
-                vocab_size=s.vocab_size,
-                n_layer=s.n_layer,
-                n_head=s.n_head,
-                n_embd=s.n_embd,
-            )
+def start_model(s: Settings) -> GPT:
+    """A new model of the settings' shape."""
+    return GPT(
+        GPTConfig(
+            block_size=s.T,
+            vocab_size=s.vocab_size,
+            n_layer=s.n_layer,
+            n_head=s.n_head,
+            n_embd=s.n_embd,
         )
-    model = load_model(s.init_from)
-    if s.T > model.config.block_size:
-        raise UserError(
-            f"--T {s.T} is over the block_size of {s.init_from}: try --T {model.config.block_size}"
-        )
-    return model
+    )
+
+
+def start_from(given: dict[str, Any], compute: Compute) -> tuple[GPT | None, dict[str, Any] | None]:
+    """The trained model of --resume or --init_from, and the checkpoint of --resume."""
+    if given.get("resume"):
+        checkpoint = agreed_checkpoint(given.get("log_dir", Settings.log_dir), compute)
+        return GPT.from_checkpoint(checkpoint), checkpoint
+    if given.get("init_from", "scratch") != "scratch":
+        return load_model(given["init_from"]), None
+    return None, None
 
 
 def due(step: int, every: int, is_last: bool) -> bool:
@@ -602,11 +603,18 @@ def due(step: int, every: int, is_last: bool) -> bool:
     return every > 0 and (step % every == 0 or is_last)
 
 
-def train(s: Settings, compute: Compute, checkpoint: dict[str, Any] | None = None) -> None:
-    """The run: max_steps updates, and what happens between them. It begins, or goes on with what
-    a checkpoint holds."""
+def train(
+    s: Settings,
+    compute: Compute,
+    trained: GPT | None = None,
+    checkpoint: dict[str, Any] | None = None,
+) -> None:
+    """The run: max_steps updates, and what happens between them.
+
+    It begins with a new model or a trained one, or goes on with what a checkpoint holds.
+    """
     torch.manual_seed(s.seed)  # the same on all ranks, so all start with the same weights
-    raw_model = start_model(s, checkpoint).to(compute.device)
+    raw_model = (trained or start_model(s)).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     ranks = compute.rank, compute.world_size
     vocab_size = min(N_VOCAB, raw_model.config.vocab_size)  # the loader refuses other ids
@@ -673,14 +681,12 @@ def main(argv: list[str] | None = None) -> None:
         given = parse_flags(Settings, argv, help_text())
         compute = start_compute(given.get("device"), given.get("dtype"))
         with leaving_the_group(compute):
-            checkpoint = None
-            if given.get("resume"):
-                checkpoint = agreed_checkpoint(given.get("log_dir", Settings.log_dir), compute)
-            s = settle(Settings(), given, compute, checkpoint)
+            trained, checkpoint = start_from(given, compute)
+            s = settle(Settings(), given, compute, trained and trained.config, checkpoint)
             compute = compute.with_dtype(s.dtype)
             introduce(s, given, compute, checkpoint)
             with hint_when_out_of_memory(s.B, s.T):
-                train(s, compute, checkpoint)
+                train(s, compute, trained, checkpoint)
 
 
 if __name__ == "__main__":

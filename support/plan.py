@@ -12,6 +12,7 @@ from support.loss import chunk_rows
 from support.sizes import SIZES
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
+Config = Any  # train_gpt2.GPTConfig
 Checkpoint = dict[str, Any]  # from agreed_checkpoint
 
 WARMUP_SHARE = 0.0375  # of all steps: GPT-3's 375e6 tokens of the full run's 10e9
@@ -46,27 +47,75 @@ def refuse_another_run(defaults: Settings, given: dict[str, Any], saved: dict[st
             )
 
 
+def shape(trained: Config) -> dict[str, int]:
+    """The settings that are a model's, of the one that init_from names."""
+    return {name: getattr(trained, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+
+
+def refuse_another_shape(given: dict[str, Any], trained: Config) -> None:
+    """Raises UserError where a flag asks for what the model that init_from names does not have."""
+    for name, value in shape(trained).items():
+        if given.get(name, value) != value:
+            raise UserError(
+                f"--{name} {given[name]}: {given['init_from']} has {value}; leave it out, or"
+                " --init_from, which makes a new model"
+            )
+    if given.get("T", 0) > trained.block_size:
+        raise UserError(
+            f"--T {given['T']} is over the block_size of {given['init_from']}:"
+            f" try --T {trained.block_size}"
+        )
+
+
+def nearest_size(trained: Config) -> str:
+    """The size with as many layers of the same width, else gpt2."""
+    same = (
+        name
+        for name, size in SIZES.items()
+        if (size["n_layer"], size["n_embd"]) == (trained.n_layer, trained.n_embd)
+    )
+    return next(same, "gpt2")
+
+
+def finetuning(trained: Config, size: str) -> dict[str, Any]:
+    """To go on with a model on a text of one's own: a tenth of the rate that made it, which
+    changes it and does not wreck it, and few steps, as the text is short."""
+    return {
+        **shape(trained),
+        "T": trained.block_size,
+        "total_batch_size": min(SIZES[size]["total_batch_size"], 8192),
+        "max_lr": SIZES[size]["max_lr"] / 10,
+        "max_steps": 200,
+        "eval_every": 20,
+        "sample_every": 100,
+        "hellaswag_every": 0,
+    }
+
+
 def settle(
     defaults: Settings,
     given: dict[str, Any],
     compute: Compute,
+    trained: Config | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Settings:
-    """The given flags, else the settings of the run that goes on, else what the size sets, else
-    what suits the device, else the defaults.
+    """The given flags, else the settings of the run that goes on, else what suits the trained model
+    that init_from names, else what the size sets, else what suits the device, else the defaults.
 
     Raises UserError if they do not go together.
     """
     saved = saved_settings(defaults, checkpoint)
     refuse_another_run(defaults, given, saved)
+    if trained:
+        refuse_another_shape(given, trained)
     known = {**saved, **given}
     has_shards = any(Path(defaults.data_root).glob("*train*"))
     data_root = known.get("data_root", defaults.data_root if has_shards else "input.txt")
-    size = known.get("size") or default_size(data_root, compute)[0]
+    size = known.get("size") or (
+        nearest_size(trained) if trained else default_size(data_root, compute)[0]
+    )
     chosen = {} if compute.device_type == "cuda" else {"B": SIZES["small"]["B"]}
-    chosen |= SIZES[size]
-    if given.get("init_from", "scratch") != "scratch" and size == "small":
-        del chosen["max_lr"]  # a rate for small new models would wreck a trained one
+    chosen |= SIZES[size] | (finetuning(trained, size) if trained else {})
     s = replace(defaults, **{**chosen, **known, "data_root": data_root, "size": size})
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")
@@ -148,13 +197,11 @@ def introduce(
     """The first lines: what is trained and why, where, and what is going to happen."""
     reason = default_size(s.data_root, compute)[1]
     why = "" if "size" in given or checkpoint else f" ({reason}; --size names another)"
-    if s.init_from == "scratch":
-        model = f"size {s.size}{why}: {s.n_layer} layers of width {s.n_embd}"
-    else:
-        model = s.init_from
+    model = f"size {s.size}{why}" if s.init_from == "scratch" else f"from {s.init_from}"
+    model += f": {s.n_layer} layers of width {s.n_embd}"
     where = f"{compute.device}, {compute.dtype}, torch {torch.__version__}"
     compute.print(f"{model} on {s.data_root}; {where}\n{plan(s, compute.world_size)}")
-    if compute.device_type == "cuda" and s.init_from == "scratch":
+    if compute.device_type == "cuda":
         need = sum(step_memory(s, compute.dtype).values())
         compute.print(f"memory of a compiled step, on paper: {need / 1e9:.1f} GB on each GPU")
     if checkpoint:

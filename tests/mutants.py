@@ -276,14 +276,6 @@ MUTANTS = [
         "tests/test_files.py",
     ),
     Mutant(
-        35,
-        "a trained model goes on with a new one's rate",
-        "support/plan.py",
-        '        del chosen["max_lr"]',
-        "        pass",
-        "tests/test_wiring.py -k full_run_s_rate",
-    ),
-    Mutant(
         37,
         "a fifth of the sleep",
         "support/compute.py",
@@ -362,6 +354,22 @@ MUTANTS = [
         'state.get("shards", found) != found',
         "len(found) == 0",
         "tests/test_resume.py -k other_data",
+    ),
+    Mutant(
+        54,
+        "a trained model goes on with a new one's rate",
+        "support/plan.py",
+        'SIZES[size]["max_lr"] / 10',
+        'SIZES[size]["max_lr"]',
+        "tests/test_finetune.py -k defaults",
+    ),
+    Mutant(
+        54,
+        "a trained model is not trained further, a new one is",
+        "train_gpt2.py",
+        "(trained or start_model(s))",
+        "start_model(s)",
+        "tests/test_finetune.py -k faster",
     ),
 ]
 

@@ -21,7 +21,6 @@ from train_gpt2 import (
     Settings,
     hellaswag_accuracy,
     main,
-    start_model,
     train,
 )
 
@@ -99,17 +98,6 @@ def test_one_process_per_machine_downloads_and_the_others_wait(monkeypatch, tmp_
         assert events == expected
 
 
-def test_a_trained_model_goes_on_with_the_full_run_s_rate():
-    def rate(**given) -> float:
-        return settle(Settings(), given, Compute("cpu")).max_lr
-
-    assert (rate(), rate(init_from="gpt2"), rate(init_from="gpt2", max_lr=1e-5)) == (
-        2e-3,
-        6e-4,
-        1e-5,
-    )
-
-
 def test_a_checkpoint_brings_back_the_latest_validation_loss(tmp_path):
     write_shards(tmp_path, 100)
 
@@ -145,14 +133,6 @@ def test_only_the_step_sees_the_compiled_model(run, monkeypatch):
     run(max_steps=1, eval_every=1, hellaswag_every=1, sample_every=1, save_every=1)
     assert seen.pop("step") is compiled
     assert [type(model) for model in seen.values()] == [GPT] * 3
-
-
-def test_a_trained_model_is_taken_if_its_context_is_long_enough(monkeypatch):
-    model = tiny_model()  # 32 positions
-    monkeypatch.setattr(train_gpt2, "load_model", lambda name: model if name == "gpt2" else None)
-    assert start_model(replace(Settings(), init_from="gpt2", T=32)) is model
-    with pytest.raises(UserError, match="--T 33 is over the block_size of gpt2: try --T 32"):
-        start_model(replace(Settings(), init_from="gpt2", T=33))
 
 
 @pytest.mark.parametrize("loss, norm", [(math.nan, 1.0), (4.5, math.inf)])
