@@ -1,6 +1,7 @@
-"""Files that are written whole, or not at all; only log.txt grows line by line."""
+"""Files and folders that are written whole, or not at all; only log.txt grows line by line."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count
@@ -30,6 +31,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Text is written as UTF-8."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write files to, which becomes `path` only when all of them are on disk.
+
+    `path` must be absent or an empty folder. Until then it is PATH.PID.tmp; if the block raises,
+    that is removed.
+    """
+    path = path.resolve()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in temporary.iterdir():
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())
+        if path.exists():
+            path.rmdir()  # Windows does not rename to a folder that is there
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def free_name(path: Path) -> Path:

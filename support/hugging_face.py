@@ -1,10 +1,13 @@
-"""GPT-2's weights, by name or from a folder: from Hugging Face's layout to ours."""
+"""GPT-2's weights in Hugging Face's layout: read by name or from a folder, and written."""
 
 import os
+import shutil
+from pathlib import Path
 
 import torch
 
 from support.cli import UserError
+from support.tokenizer import EOT, N_VOCAB, read_vocabulary
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # 124M, 355M, 774M, 1558M
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -66,3 +69,43 @@ def read_pretrained(name_or_path: str) -> tuple[dict[str, int], dict[str, torch.
         n_embd=c.n_embd,
     )
     return shape, swap_layout(model.state_dict())
+
+
+def write_pretrained(folder: Path, shape: dict[str, int], weights: dict[str, torch.Tensor]) -> None:
+    """Write a model as read_pretrained returns it, and the tokenizer, for other people's tools.
+
+    Of the vocabulary only the tokenizer's 50257 rows go there: some tools refuse the padding.
+
+    Raises UserError where there are fewer rows, or without OpenAI's files of the vocabulary.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+    if shape["vocab_size"] < N_VOCAB:
+        raise UserError(
+            f"the model's vocabulary has {shape['vocab_size']} rows, expected {N_VOCAB} or more:"
+            " train one with --vocab_size 50304"
+        )
+    vocabulary, merges = read_vocabulary()
+    block_size = shape["block_size"]
+    config = GPT2Config(
+        vocab_size=N_VOCAB,
+        n_positions=block_size,
+        n_ctx=block_size,  # the same by its old name, which llama.cpp's converter asks for
+        n_layer=shape["n_layer"],
+        n_head=shape["n_head"],
+        n_embd=shape["n_embd"],
+        activation_function="gelu_new",  # the tanh approximation
+        resid_pdrop=0.0,  # theirs are 0.1, which would matter to whoever finetunes the model
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=EOT,
+        eos_token_id=EOT,
+    )
+    model = GPT2LMHeadModel(config)
+    rows = {"transformer.wte.weight", "lm_head.weight"}
+    cut = {name: w[:N_VOCAB] if name in rows else w for name, w in weights.items()}
+    model.load_state_dict(swap_layout(cut))
+    model.save_pretrained(folder)
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # else only its owner's
+    tokenizer = GPT2Tokenizer(vocabulary, merges, model_max_length=block_size)
+    tokenizer.save_pretrained(folder)

@@ -271,8 +271,8 @@ MUTANTS = [
         33,
         "a file gets its name before it is on the disk",
         "support/files.py",
-        "            os.fsync(file.fileno())\n",
-        "",
+        "file.flush()\n            os.fsync(file.fileno())\n",
+        "file.flush()\n",
         "tests/test_files.py",
     ),
     Mutant(

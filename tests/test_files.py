@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from support.files import whole_file, write_whole
+from support.files import whole_file, whole_folder, write_whole
 
 
 def test_text_and_bytes(tmp_path):
@@ -47,3 +47,21 @@ def test_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: seen.append((os.fstat(fd).st_size, path.exists())))
     write_whole(path, "text")
     assert seen == [(4, False)] and path.exists()
+
+
+def test_a_folder_has_its_name_when_its_files_are_on_disk(tmp_path, monkeypatch):
+    path, named = tmp_path / "new" / "folder", []
+    monkeypatch.setattr(os, "fsync", lambda fd: named.append(path.exists()))
+    with whole_folder(path) as folder:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+    assert named == [False, False]
+    assert {file.name for file in path.iterdir()} == {"a", "b"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
