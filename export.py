@@ -8,6 +8,8 @@ The folder is in Hugging Face's format: model.safetensors (the weights in fp32, 
 that pad the vocabulary), config.json, generation_config.json, tokenizer.json,
 tokenizer_config.json and a model card, README.md. transformers and others find all they
 need in it, without a network. The way back is --init_from gpt2-mine, --model gpt2-mine.
+
+A checkpoint of karpathy/build-nanogpt can be exported too.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ OTHER_DATA = "For the data, the licence is that of the training text."
 
 def card(name: str, checkpoint: dict[str, Any]) -> str:
     """README.md: what the model is, how to load it, and the licences."""
-    settings = checkpoint.get("settings", {})
+    settings = checkpoint.get("settings", {})  # build-nanogpt's checkpoints have none
     start = settings.get("init_from", "scratch")
     history = f"Trained for {checkpoint['step']} steps"
     history += "." if start == "scratch" else f", starting from the weights of {start}."

@@ -148,20 +148,45 @@ def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint, its tensors on the CPU.
+SHAPE = {"block_size", "vocab_size", "n_layer", "n_head", "n_embd"}  # the fields of GPTConfig
 
-    Raises UserError when the file is absent, cut short, or not a checkpoint of train_gpt2.py.
+
+class TheirConfig:
+    """Takes the place of the GPTConfig that build-nanogpt's checkpoints hold as an object.
+
+    Such an object is the name of its class and a dict of its fields. weights_only refuses all
+    classes, as code could run when one is made. This one has no code.
+    """
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of train_gpt2.py, here or in build-nanogpt, its tensors on the CPU.
+
+    Its "config" is a dict, its "model" has the names of our parameters. No code of the file runs.
+
+    Raises UserError when the file is absent, cut short, or not such a checkpoint.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected a checkpoint, model_STEP.pt")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(TheirConfig, "__main__.GPTConfig")]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a complete checkpoint of train_gpt2.py") from error
-    if not isinstance(checkpoint, dict) or not {"model", "config"} <= checkpoint.keys():
+    config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
+    if isinstance(config, TheirConfig):
+        config = vars(config)
+    is_config = isinstance(config, dict) and config.keys() == SHAPE
+    if not is_config or not {"model", "step"} <= checkpoint.keys():
         raise UserError(f"{path} holds something other than a checkpoint of train_gpt2.py")
-    return checkpoint
+    return {**checkpoint, "config": config, "model": our_names(checkpoint["model"])}
+
+
+def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without what build-nanogpt may add: torch.compile's prefix, and in its older
+    checkpoints each layer's causal mask, attn.bias."""
+    weights = {name.removeprefix("_orig_mod."): w for name, w in weights.items()}
+    return {name: w for name, w in weights.items() if not name.endswith(".attn.bias")}
 
 
 def newest_checkpoint(log_dir: str) -> dict[str, Any]:
