@@ -3,11 +3,13 @@ A checkpoint as a folder that other people's tools read.
 
     python export.py log/model_01200.pt gpt2-mine     # then, for example:
     python sample.py gpt2-mine
+    lm_eval --model hf --model_args pretrained=gpt2-mine --tasks hellaswag
 
 The folder is in Hugging Face's format: model.safetensors (the weights in fp32, without the rows
 that pad the vocabulary), config.json, generation_config.json, tokenizer.json,
-tokenizer_config.json and a model card, README.md. transformers and others find all they
-need in it, without a network. The way back is --init_from gpt2-mine, --model gpt2-mine.
+tokenizer_config.json and a model card, README.md. transformers,
+lm-evaluation-harness (pip install lm_eval accelerate) and others find all they need in it, without
+a network. The way back is --init_from gpt2-mine, --model gpt2-mine.
 
 A checkpoint of karpathy/build-nanogpt can be exported too.
 """

@@ -23,8 +23,11 @@ endings). The lowest loss is the model's answer. Scored this way:
     | GPT-2 124M, OpenAI's | 0.2859 | 0.2955   |
     | GPT-2 XL, 1558M      | 0.3842 | 0.4893   |
 
-An example: line of the file -> token ids -> losses of four endings -> answer. Other harnesses
-clean the text or ask differently; their numbers are not comparable with these.
+An example: line of the file -> token ids -> losses of four endings -> answer.
+
+lm-evaluation-harness (lm_eval) asks the same way, but cleans the text, puts the activity's name in
+front, and divides an ending's loss by its characters for acc_norm: its numbers are not comparable
+with these. On the same text its acc is equal, its acc_norm is not.
 """
 
 from __future__ import annotations
@@ -297,7 +300,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         default="gpt2",
-        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a Hugging Face folder or a checkpoint",
+        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, a Hugging Face folder, a checkpoint, or the"
+        " log folder of a run: its newest checkpoint",
     )
     parser.add_argument("--data", help="a hellaswag_val.jsonl; downloaded if not given")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
