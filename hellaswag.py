@@ -305,6 +305,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", help="a hellaswag_val.jsonl; downloaded if not given")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
+    parser.add_argument("--dtype", help="float32 or bfloat16; by default what the device is for")
     parser.add_argument("--limit", type=positive, help="only the first LIMIT examples")
     return parser.parse_args(argv)
 
@@ -319,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
 
         from train_gpt2 import load_model
 
-        compute = start_compute(args.device, None)
+        compute = start_compute(args.device, args.dtype)
         model = load_model(args.model).to(compute.device).eval()
         with compute.autocast():
             correct = evaluate(model, examples, get_encoding(), compute.device, tqdm)

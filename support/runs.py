@@ -28,18 +28,21 @@ class Log:
 
     def __init__(self, log_dir: str, run: dict[str, Any], rank: int = 0, first_step: int = 0):
         """`run` (settings, device, ...) goes to settings.json, with versions and commit."""
-        self.path = Path(log_dir) / "log.txt"
-        self.is_writer = rank == 0
-        if not self.is_writer:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.run, self.first_step = Path(log_dir) / "log.txt", run, first_step
+        self.is_writer, self.has_begun = rank == 0, False
+        if self.is_writer:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """With the first line: what fails before it has not touched the earlier run."""
+        self.has_begun = True
         for leftover in self.path.parent.glob("model_*.pt.*.tmp"):
             leftover.unlink()  # of a run that was killed while it saved
-        if first_step == 0:
+        if self.first_step == 0:
             move_earlier_run_away(self.path.parent)
-        self.keep_lines_before(first_step)
+        self.keep_lines_before(self.first_step)
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        text = json.dumps({**run, **versions, "commit": git_commit()}, indent=2) + "\n"
+        text = json.dumps({**self.run, **versions, "commit": git_commit()}, indent=2) + "\n"
         write_whole(self.path.parent / "settings.json", text)
 
     def keep_lines_before(self, first_step: int) -> None:
@@ -55,9 +58,12 @@ class Log:
         write_whole(self.path, kept)
 
     def write(self, step: int, stream: str, value: float) -> None:
-        if self.is_writer:
-            with self.path.open("a") as file:
-                file.write(f"{step} {stream} {value:.6f}\n")
+        if not self.is_writer:
+            return
+        if not self.has_begun:
+            self.begin()
+        with self.path.open("a") as file:
+            file.write(f"{step} {stream} {value:.6f}\n")
 
 
 def move_earlier_run_away(log_dir: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_run_moves_away_only_when_all_processes_have_read(ten_steps, tmp_path,
     (tmp_path / "log.txt").touch()
     there = []  # at each meeting of the processes
     monkeypatch.setattr(Compute, "barrier", lambda self: there.append(start.exists()))
-    flags = f"--max_steps 0 --eval_every 0 --init_from {start} --log_dir {tmp_path}"
+    flags = f"--max_steps 0 --init_from {start} --log_dir {tmp_path}"
     main([*FLAGS, *flags.split()])
     assert there == [True] and not start.exists()
 

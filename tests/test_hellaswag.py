@@ -335,6 +335,19 @@ def test_main(monkeypatch, capsys):
     ]
 
 
+def test_device_and_dtype_are_the_given_ones(monkeypatch):
+    given = []
+
+    def start_compute(*where):
+        given.append(where)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(hellaswag, "start_compute", start_compute)
+    with pytest.raises(SystemExit):
+        hellaswag.main(["--data", str(DATA), "--device", "cpu", "--dtype", "bfloat16"])
+    assert given == [("cpu", "bfloat16")]
+
+
 @pytest.mark.parametrize("argv", [["--data", "none.jsonl"], ["--data", str(DATA), "--limit", "0"]])
 def test_mistakes_get_one_line_and_exit_code_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -64,7 +64,7 @@ def test_lines_past_the_checkpoint_are_written_again_and_a_copy_keeps_them(tmp_p
     assert copy.read_text() == before and str(copy) in capsys.readouterr().out
     Log(str(tmp_path), {}, first_step=3).write(3, "train", 33)
     assert len(list(tmp_path.glob("log_before*"))) == 2 and copy.read_text() == before
-    Log(str(tmp_path), {}, first_step=4)  # nothing is lost
+    Log(str(tmp_path), {}, first_step=4).begin()  # nothing is lost
     assert len(list(tmp_path.glob("log_before*"))) == 2
     assert [(int(step), float(value)) for step, _, value in read(tmp_path)] == [
         (0, 0),
@@ -76,14 +76,14 @@ def test_lines_past_the_checkpoint_are_written_again_and_a_copy_keeps_them(tmp_p
 
 def test_checkpoints_of_an_earlier_run_are_kept_too(tmp_path):
     torch.save({}, tmp_path / "model_00005.pt")
-    Log(str(tmp_path), {})
+    Log(str(tmp_path), {}).begin()
     assert not list(tmp_path.glob("*.pt")) and list(tmp_path.glob("run-*/model_00005.pt"))
 
 
 def test_half_a_checkpoint_of_a_killed_run_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "model_00005.pt.123.tmp").touch()
     (tmp_path / "mine.tmp").touch()
-    Log(str(tmp_path), {})
+    Log(str(tmp_path), {}).begin()
     assert not list(tmp_path.glob("model_*")) and (tmp_path / "mine.tmp").exists()
 
 
@@ -101,10 +101,18 @@ def test_a_run_is_never_moved_into_the_folder_of_another(tmp_path):
         (tmp_path / "log.txt").write_text(f"{number}\n")
         os.utime(tmp_path / "log.txt", (0, 0))  # both of the same second
         if number == 1:
-            Log(str(tmp_path), {})
+            Log(str(tmp_path), {}).begin()
             (tmp_path / "settings.json").unlink()
     with pytest.raises(FileExistsError):
-        Log(str(tmp_path), {})
+        Log(str(tmp_path), {}).begin()
     (folder,) = tmp_path.glob("run-*")
     assert (folder / "log.txt").read_text() == "1\n"
     assert (tmp_path / "log.txt").read_text() == "2\n"
+
+
+def test_a_run_that_fails_before_its_first_line_leaves_the_earlier_one_alone(tmp_path):
+    run(*FLAGS, "--log_dir", str(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*")}
+    failed = run(*FLAGS, "--val_tokens", "1", "--log_dir", str(tmp_path))
+    assert failed.returncode == 2 and "tokens to validate on" in failed.stderr
+    assert {path: path.read_bytes() for path in tmp_path.glob("*")} == before
