@@ -247,9 +247,16 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "GPT":
-        """The model in a checkpoint from read_checkpoint or newest_checkpoint."""
+        """The model in a checkpoint from read_checkpoint or newest_checkpoint.
+
+        Raises UserError if its weights are not those of its config.
+        """
         model = cls(GPTConfig(**checkpoint["config"]))
-        model.load_state_dict(checkpoint["model"])
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise UserError(f"the weights do not fit {checkpoint['config']}: {reason}") from error
         return model
 
     def flops_per_token(self) -> float:

@@ -1,11 +1,11 @@
 """What a run leaves in its log_dir: log.txt, settings.json, and checkpoints that are whole."""
 
 import json
-import pickle
 import platform
 import re
 import subprocess
 import time
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,9 +175,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected a checkpoint, model_STEP.pt")
     try:
+        refuse_changed_bytes(path)
         with torch.serialization.safe_globals([(TheirConfig, "__main__.GPTConfig")]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever zipfile or torch makes of a file that is not whole
         raise UserError(f"{path} is not a complete checkpoint of train_gpt2.py") from error
     config = checkpoint.get("config") if isinstance(checkpoint, dict) else None
     if isinstance(config, TheirConfig):
@@ -186,6 +187,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not is_config or not {"model", "step"} <= checkpoint.keys():
         raise UserError(f"{path} holds something other than a checkpoint of train_gpt2.py")
     return {**checkpoint, "config": config, "model": our_names(checkpoint["model"])}
+
+
+def refuse_changed_bytes(path: Path) -> None:
+    """A checkpoint is a zip archive, with a CRC-32 of each tensor's bytes as they were written.
+    torch.load does not look at them; a flipped bit would be another weight.
+
+    Raises BadZipFile where one differs, or is marked as a folder, which torch reads as nothing.
+    """
+    with zipfile.ZipFile(path) as archive:
+        folders = [info.filename for info in archive.infolist() if info.external_attr]
+        changed = archive.testzip() or folders
+    if changed:
+        raise zipfile.BadZipFile(str(changed))
 
 
 def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

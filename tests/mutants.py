@@ -371,6 +371,14 @@ MUTANTS = [
         "start_model(s)",
         "tests/test_finetune.py -k faster",
     ),
+    Mutant(
+        57,
+        "a checkpoint's checksums are not looked at",
+        "support/runs.py",
+        "        refuse_changed_bytes(path)\n",
+        "",
+        "tests/faults/test_checkpoint_faults.py",
+    ),
 ]
 
 
