@@ -13,13 +13,14 @@ is its rank, drives one GPU. A shard is a file of tokens.
 """
 
 import math
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -63,6 +64,7 @@ from support.runs import (
 )
 from support.shards import load_split
 from support.sizes import SIZES, help_text
+from support.stop import Stop, stopping_politely
 from support.tokenizer import N_VOCAB, get_encoding
 
 # ---------- The model -------------------------------------------------------------------
@@ -462,7 +464,12 @@ class Settings:
     hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never", MIN_0)
     save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never", MIN_0)
     init_from: str = flag("scratch", "scratch, gpt2..gpt2-xl, folder or file", resume=FIXED)
-    resume: int = flag(0, "1: go on with the newest checkpoint in log_dir", SWITCH, resume=TYPED)
+    resume: str = flag(
+        "0",
+        "1: go on with the newest checkpoint in log_dir; auto: the same, or begin if there is none",
+        one_of("0", "1", "auto"),
+        resume=TYPED,
+    )
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 if in hardware)")
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best)", resume=TYPED)
@@ -491,8 +498,8 @@ def train_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update by gradient accumulation: micro_steps batches, as the tokens do not fit at once.
 
-    Returns the mean loss over all processes and the norm of the gradient before clipping,
-    both still on the device: asking for their values would wait for it.
+    Returns the mean loss of this process's batches and the norm of the whole gradient before
+    clipping, both still on the device: asking for their values would wait for it.
     """
     total = torch.zeros((), device=compute.device)
     for micro_step in range(micro_steps):
@@ -506,7 +513,6 @@ def train_step(
             loss = loss / micro_steps  # the sum of the means would be micro_steps times the mean
             total += loss.detach()
             loss.backward()  # adds to the gradients that are there
-    total = compute.sum(total) / compute.world_size  # DDP averages gradients, not losses
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)  # of the whole step's gradient
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -597,8 +603,9 @@ def start_model(s: Settings) -> GPT:
 
 def start_from(given: dict[str, Any], compute: Compute) -> tuple[GPT | None, dict[str, Any] | None]:
     """The trained model of --resume or --init_from, and the checkpoint of --resume."""
-    if given.get("resume"):
-        checkpoint = agreed_checkpoint(given.get("log_dir", Settings.log_dir), compute)
+    resume, log_dir = given.get("resume", "0"), given.get("log_dir", Settings.log_dir)
+    checkpoint = None if resume == "0" else agreed_checkpoint(log_dir, compute, resume)
+    if checkpoint:
         return GPT.from_checkpoint(checkpoint), checkpoint
     if given.get("init_from", "scratch") != "scratch":
         return load_model(given["init_from"]), None
@@ -610,16 +617,28 @@ def due(step: int, every: int, is_last: bool) -> bool:
     return every > 0 and (step % every == 0 or is_last)
 
 
+def save_and_leave(state: State, compute: Compute, stop: Stop) -> NoReturn:
+    """After an update, on all processes: what is done is not lost."""
+    state.step += 1
+    if compute.rank == 0:
+        path = write_checkpoint(state.settings.log_dir, state.state_dict())
+        print(f"saved {path}; go on with --resume 1", flush=True)
+    sys.exit(stop.exit_code())
+
+
 def train(
     s: Settings,
     compute: Compute,
     trained: GPT | None = None,
     checkpoint: dict[str, Any] | None = None,
+    stop: Stop | None = None,
 ) -> None:
     """The run: max_steps updates, and what happens between them.
 
-    It begins with a new model or a trained one, or goes on with what a checkpoint holds.
+    It begins with a new model or a trained one, or goes on with what a checkpoint holds. Where
+    `stop` says so, it ends after the step, with SystemExit.
     """
+    stop = stop or Stop()
     torch.manual_seed(s.seed)  # the same on all ranks, so all start with the same weights
     raw_model = (trained or start_model(s)).to(compute.device)
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
@@ -662,9 +681,11 @@ def train(
         start = time.perf_counter()
         lr = get_lr(step, s)
         loss, norm = train_step(model, optimizer, loader, compute, micro_steps, lr, s.grad_clip)
+        # DDP averages gradients, not losses. With their sum all learn who was told to stop.
+        loss_stops = compute.sum(stop.beside(loss / compute.world_size))
         compute.synchronize()
         seconds = time.perf_counter() - start  # of the update alone
-        loss, norm = loss.item(), norm.item()
+        (loss, stops), norm = loss_stops.tolist(), norm.item()
         line = f"step {step:5d} | loss: {loss:.6f} | lr {lr:.4e} | norm: {norm:.4f}"
         tok_per_sec = s.total_batch_size / seconds
         line += f" | dt: {seconds * 1000:.2f}ms | tok/sec: {tok_per_sec:.2f}"
@@ -676,6 +697,8 @@ def train(
                 " before this step: continue with --resume 1 and a lower --max_lr"
             )
         log.write(step, "train", loss)
+        if stops > 0 and step + 1 < s.max_steps:
+            save_and_leave(state, compute, stop)
     compute.print(f"log: {log.path}")
 
 
@@ -692,8 +715,8 @@ def main(argv: list[str] | None = None) -> None:
             s = settle(Settings(), given, compute, trained and trained.config, checkpoint)
             compute = compute.with_dtype(s.dtype)
             introduce(s, given, compute, checkpoint)
-            with hint_when_out_of_memory(s.B, s.T):
-                train(s, compute, trained, checkpoint)
+            with hint_when_out_of_memory(s.B, s.T), stopping_politely() as stop:
+                train(s, compute, trained, checkpoint, stop)
 
 
 if __name__ == "__main__":

@@ -222,8 +222,9 @@ def newest_checkpoint(log_dir: str) -> dict[str, Any]:
     raise UserError(f"found no checkpoint in {log_dir}, expected a model_STEP.pt")
 
 
-def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
-    """The newest checkpoint, where all processes find the same one.
+def agreed_checkpoint(log_dir: str, compute: Compute, resume: str) -> dict[str, Any] | None:
+    """The newest checkpoint, where all processes find the same one; None for --resume auto where
+    there is none.
 
     Raises UserError on all of them if they do not, as on machines without a shared disk.
     """
@@ -235,14 +236,14 @@ def agreed_checkpoint(log_dir: str, compute: Compute) -> dict[str, Any]:
     steps = compute.gather(checkpoint["step"] if checkpoint else -1)
     if len(set(steps)) > 1:
         raise UserError(
-            f"--resume 1: by rank, the newest checkpoints in {log_dir} are of steps {steps} (-1:"
-            " there is none): copy the newest one to all machines"
+            f"--resume {resume}: by rank, the newest checkpoints in {log_dir} are of steps {steps}"
+            " (-1: there is none): copy the newest one to all machines"
         )
     if checkpoint and not {"optimizer", "loader", "rng", "settings"} <= checkpoint.keys():
         raise UserError(
-            f"--resume 1: the checkpoint in {log_dir} holds a model only: begin with it by"
+            f"--resume {resume}: the checkpoint in {log_dir} holds a model only: begin with it by"
             " --init_from FILE, and without --resume"
         )
-    if problem:
+    if problem and resume != "auto":
         raise UserError(f"--resume 1: {problem}; start without it, or name its --log_dir")
     return checkpoint

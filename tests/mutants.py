@@ -379,6 +379,22 @@ MUTANTS = [
         "",
         "tests/faults/test_checkpoint_faults.py",
     ),
+    Mutant(
+        58,
+        "only the process that was told stops",
+        "train_gpt2.py",
+        "if stops > 0 and",
+        "if stop.signal > 0 and",
+        "tests/faults/test_stop.py -k all_stop",
+    ),
+    Mutant(
+        58,
+        "the checkpoint of a stopped run says the step before",
+        "train_gpt2.py",
+        "    state.step += 1\n",
+        "",
+        "tests/faults/test_stop.py -k finished",
+    ),
 ]
 
 

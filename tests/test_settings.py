@@ -55,7 +55,7 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(capsys):
         ("grad_clip", "0.0", "more than 0"),
         ("min_lr", "nan", "0 or more"),
         ("compile", "2", "0 or 1"),
-        ("resume", "-1", "0 or 1"),
+        ("resume", "-1", "one of 0, 1, auto"),
     ],
 )
 def test_a_number_out_of_range_is_refused(capsys, flag, value, expected):
