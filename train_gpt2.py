@@ -59,6 +59,7 @@ from support.runs import (
     State,
     agreed_checkpoint,
     newest_checkpoint,
+    only_run_in,
     read_checkpoint,
     write_checkpoint,
 )
@@ -710,7 +711,8 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         given = parse_flags(Settings, argv, help_text())
         compute = start_compute(given.get("device"), given.get("dtype"))
-        with leaving_the_group(compute):
+        log_dir = given.get("log_dir", Settings.log_dir)
+        with leaving_the_group(compute), only_run_in(log_dir, compute):
             trained, checkpoint = start_from(given, compute)
             s = settle(Settings(), given, compute, trained and trained.config, checkpoint)
             compute = compute.with_dtype(s.dtype)

@@ -6,16 +6,51 @@ import re
 import subprocess
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from support.cli import UserError
 from support.compute import Compute
 from support.files import free_name, whole_file, write_whole
+
+LOCK_SECONDS = 5  # to wait for it: a run that torchrun starts again may find its own last breath
+
+# ---------- One run in a folder ---------------------------------------------------------
+
+
+@contextmanager
+def only_run_in(log_dir: str, compute: Compute) -> Iterator[None]:
+    """Meanwhile no other run can use log_dir. The lock is the operating system's: it ends with the
+    process that took it, rank 0, however that ends.
+
+    Raises UserError on all processes if another run has it, or if log_dir cannot be written to.
+    """
+    lock, problem = FileLock(Path(log_dir) / ".lock"), 0
+    if compute.rank == 0:
+        try:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            problem = 1
+        except OSError:
+            problem = 2
+    problems = compute.gather(problem)
+    if 1 in problems:
+        raise UserError(f"another run is using {log_dir}: wait for it, or name another --log_dir")
+    if 2 in problems:
+        raise UserError(f"--log_dir {log_dir}: not a folder that can be written to; name another")
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 # ---------- The log ---------------------------------------------------------------------
 

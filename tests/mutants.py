@@ -395,6 +395,14 @@ MUTANTS = [
         "",
         "tests/faults/test_stop.py -k finished",
     ),
+    Mutant(
+        59,
+        "the lock is not taken",
+        "support/runs.py",
+        "lock.acquire(timeout=LOCK_SECONDS)",
+        "pass",
+        "tests/faults/test_lock.py -k second",
+    ),
 ]
 
 
