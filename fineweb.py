@@ -13,13 +13,16 @@ A shard is one array of uint16, shard_size tokens of the stream
 cut wherever a shard is full: documents run on across shards, only the last shard is shorter. The
 first shard is for validation. After a kill at any moment, the same command resumes where it
 stopped, and the bytes are the same: a shard gets its name only when it is complete, and
-progress.json says where in the source the next one begins.
+progress.json says where in the source the next one begins. SHA256SUMS holds each shard's sha256:
+
+    python fineweb.py --verify                         # are they still what was written?
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import os
 import random
@@ -28,9 +31,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,6 +43,7 @@ from tqdm import tqdm
 
 from support.cli import Parser, UserError, one_line_errors, positive
 from support.files import whole_file, write_whole
+from support.shards import MANIFEST, add_to_manifest, read_manifest, sha256, verify
 from support.tokenizer import EOT, get_encoding
 
 if TYPE_CHECKING:
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
 SAMPLE_10BT = "HuggingFaceFW/fineweb-edu/sample/10BT"
 CHUNK = 128  # documents handed to a thread at once
 IN_FLIGHT = 4  # chunks waiting per thread, at most: bounds the memory
+OUR_TEMPORARY = re.compile(
+    rf"(edufineweb_(val|train)_\d{{6}}\.npy|progress\.json|{MANIFEST})\.\d+\.tmp"
+)
 Encode = Callable[[list[str]], np.ndarray]
 
 
@@ -116,13 +123,15 @@ def download(source: str) -> Path:
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    """Raises UserError if the file is not parquet or has no column `text`."""
+    """Its pages are compared with their checksums, where it has any (pyarrow writes none unless
+    asked to). Raises UserError if the file is not parquet or has no column `text`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     try:
         # buffer_size: the column is streamed, not loaded one whole row group at a time
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=2**20)
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=2**20, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable parquet file: download it again") from error
     if "text" not in file.schema_arrow.names:
@@ -131,19 +140,30 @@ def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
 
 
 def parquet_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]:
-    """Lists of texts from row `start` on, each with the share of the file read so far."""
+    """Lists of texts from row `start` on, each with the share of the file read so far.
+
+    Raises UserError if the file is damaged.
+    """
+    import pyarrow
+
     file = open_parquet(path)
     row = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if row + rows <= start:
-            row += rows
-            continue
-        for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["text"]):
-            texts = batch.column(0)[max(0, start - row) :].to_pylist()
-            row += batch.num_rows
-            if texts:
-                yield texts, row / file.metadata.num_rows
+    try:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row + rows <= start:
+                row += rows
+                continue
+            for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["text"]):
+                texts = batch.column(0)[max(0, start - row) :].to_pylist()
+                row += batch.num_rows
+                if texts:
+                    yield texts, row / file.metadata.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{path} is damaged after row {row} ({reason}): download it again"
+        ) from error
 
 
 def jsonl_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]:
@@ -313,6 +333,7 @@ class Progress:
 
     source: dict[str, int]  # file name -> bytes
     shard_size: int
+    read: dict[str, str] = field(default_factory=dict)  # file name -> sha256, of those begun
     shards: int = 0
     tokens: int = 0
     documents: int = 0  # that begin in the finished shards
@@ -325,9 +346,32 @@ class Progress:
         return f"{self.documents:,} documents, {self.tokens:,} tokens, {self.shards:,} shards"
 
 
+def seal(fields: dict) -> str:
+    """A checksum of what progress.json says, which goes into it, too."""
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+
+
 def save_progress(out: Path, progress: Progress) -> None:
-    text = json.dumps(asdict(progress), indent=1)
-    write_whole(out / "progress.json", text)
+    fields = asdict(progress)
+    write_whole(out / "progress.json", json.dumps({**fields, "seal": seal(fields)}, indent=1))
+
+
+def read_progress(path: Path) -> Progress:
+    """Raises ValueError if the file is damaged or was edited, or is from before it had a seal."""
+    fields = json.loads(path.read_bytes())
+    found = fields.pop("seal") if isinstance(fields, dict) and "seal" in fields else None
+    if found != seal(fields):
+        raise ValueError("the seal differs")
+    return Progress(**fields)
+
+
+def note_read(progress: Progress, files: dict[Path, int], count: int) -> None:
+    """Note the sha256 of the first `count` files. By name and size alone an edited file could go
+    on as the old one; the time of the last change differs in any copy of the folder.
+    """
+    for path in list(files)[:count]:
+        if path.name not in progress.read:
+            progress.read[path.name] = sha256(path)
 
 
 def shard_path(out: Path, index: int) -> Path:
@@ -337,7 +381,8 @@ def shard_path(out: Path, index: int) -> Path:
 def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
     """The progress of an earlier run in folder `out`, or that of a new one.
 
-    Raises UserError if `out` holds anything but the first shards of this very run.
+    Raises UserError if `out` holds anything but the first shards of this very run, as they were
+    written.
     """
     delete = f"delete the folder {out} or give another --out"
     if out.exists() and not out.is_dir():
@@ -345,23 +390,37 @@ def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
     fresh = Progress({path.name: size for path, size in files.items()}, shard_size)
     path = out / "progress.json"
     if not path.exists():
-        if any(out.glob("edufineweb_*.npy")):
+        if any(out.glob("edufineweb_*.npy")) or (out / MANIFEST).exists():
             raise UserError(f"{out} holds shards from elsewhere (no progress.json): {delete}")
         return fresh
     try:
-        found = Progress(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {delete}") from error
+        found = read_progress(path)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read (damaged, edited or of an older fineweb.py): {delete}"
+        ) from error
     if found.source != fresh.source:
         raise UserError(f"{out} was begun from files other than those of --source: {delete}")
+    for file in checking([file for file in files if file.name in found.read]):
+        if found.read[file.name] != sha256(file):
+            raise UserError(f"{file} has changed since {out} was begun: {delete}")
     if found.shard_size != shard_size:
         raise UserError(
             f"{out} was begun with --shard_size {found.shard_size}: give the same, or {delete}"
         )
+    sums = read_manifest(out)
     for index in range(found.shards):
         if not shard_path(out, index).exists():
             raise UserError(f"{shard_path(out, index)} is missing: {delete}")
+        if shard_path(out, index).name not in sums:
+            raise UserError(f"{out / MANIFEST} lacks {shard_path(out, index).name}: {delete}")
+    verify(out, checking)
     return found
+
+
+def checking(files: Collection) -> Iterable:
+    """With a progress bar: all the shards' sums take half a minute or more."""
+    return tqdm(files, desc="checking", unit="file", file=sys.stdout, disable=not files)
 
 
 def write_shards(
@@ -391,6 +450,7 @@ def write_shards(
                 cut = used < len(tokens) and bool(tokens[used] != EOT)  # inside a document
                 progress.file, progress.document = chunk.file, chunk.document + len(begun) - cut
                 progress.used = int(used - begun[-1]) if cut else 0
+                note_read(progress, files, chunk.file + 1)
                 finish_shard(out, progress, shard, documents + len(begun))
                 filled = 0
                 if progress.shards == last:
@@ -402,15 +462,18 @@ def write_shards(
     if progress.tokens + filled <= progress.shard_size:
         refuse_small_source(out, progress, progress.tokens + filled)
     progress.complete = True
+    note_read(progress, files, len(files))
     if filled:
         finish_shard(out, progress, shard[:filled], documents)
     save_progress(out, progress)
 
 
 def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: int) -> None:
-    """Save the shard, then the progress: a crash between the two repeats the shard."""
-    with whole_file(shard_path(out, progress.shards)) as file:
+    """Save the shard, its sum, then the progress: a crash before the last repeats the shard."""
+    path = shard_path(out, progress.shards)
+    with whole_file(path) as file:
         np.save(file, shard)
+    add_to_manifest(path)
     progress.shards += 1
     progress.tokens += len(shard)
     progress.documents = documents
@@ -419,8 +482,8 @@ def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: in
 
 def refuse_small_source(out: Path, progress: Progress, tokens: int) -> None:
     """Removes what was written and raises UserError: there is no shard to train on."""
-    shard_path(out, 0).unlink(missing_ok=True)
-    (out / "progress.json").unlink()
+    for path in (shard_path(out, 0), out / MANIFEST, out / "progress.json"):
+        path.unlink(missing_ok=True)
     if not any(out.iterdir()):
         out.rmdir()
     if tokens < 2:
@@ -450,8 +513,9 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else "")
     )
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in (*out.glob("edufineweb_*.tmp"), *out.glob("progress.json.*.tmp")):
-        leftover.unlink()  # of a run that was killed while it wrote
+    for path in out.iterdir():
+        if OUR_TEMPORARY.fullmatch(path.name):
+            path.unlink()  # of a run that was killed while it wrote
     save_progress(out, progress)
     with tqdm(
         total=total,
@@ -468,6 +532,13 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         write_shards(files, out, progress, last, encode, threads, show)
         bar.total = bar.n  # the source may end before --shards does
     return progress
+
+
+def verify_out(out: Path) -> None:
+    """Raises UserError unless `out` has a manifest and its files are what that says."""
+    if not read_manifest(out):
+        raise UserError(f"no {MANIFEST} in {out}: expected --out to be a folder of fineweb.py")
+    print(f"{out}: {verify(out, checking)} shards, each as it was written")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -494,6 +565,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=os.cpu_count() or 1,
         help="documents are tokenized on this many cores",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help=f"only compare the shards in --out with their {MANIFEST}",
+    )
     return parser.parse_args(argv)
 
 
@@ -501,6 +577,9 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; `argv` without the program's name. UserError -> one line, exit code 2."""
     with one_line_errors():
         args = parse_args(argv)
+        if args.verify:
+            verify_out(args.out)
+            return
         start = time.time()
         progress = tokenize(args.source, args.out, args.shard_size, args.shards, args.nprocs)
         print(f"{args.out}: {progress.summary()}, {time.time() - start:.1f} seconds")

@@ -63,7 +63,7 @@ from support.runs import (
     read_checkpoint,
     write_checkpoint,
 )
-from support.shards import load_split
+from support.shards import load_split, verify_in_background
 from support.sizes import SIZES, help_text
 from support.stop import Stop, stopping_politely
 from support.tokenizer import N_VOCAB, get_encoding
@@ -619,7 +619,12 @@ def due(step: int, every: int, is_last: bool) -> bool:
 
 
 def save_and_leave(state: State, compute: Compute, stop: Stop) -> NoReturn:
-    """After an update, on all processes: what is done is not lost."""
+    """After an update, on all processes: what is done is not lost.
+
+    Raises UserError, and saves nothing, if there is something wrong with the data.
+    """
+    if 1 in compute.gather(int(stop.reason != "")):
+        raise UserError(stop.reason)
     state.step += 1
     if compute.rank == 0:
         path = write_checkpoint(state.settings.log_dir, state.state_dict())
@@ -663,6 +668,8 @@ def train(
     # adds 2.7% to the full run's arithmetic: a second compilation would save little of that.)
     model = distribute(compile_or_not(raw_model, compute, s.compile, s.B, s.T), compute)
     micro_steps = s.total_batch_size // (s.B * s.T * compute.world_size)
+    if compute.rank == 0:
+        verify_in_background(Path(s.data_root), stop.because_of)
     # One round more than there are updates: the last one evaluates and saves the finished model.
     for step in range(first_step, s.max_steps + 1):
         state.step = step

@@ -11,13 +11,17 @@ import torch
 
 @dataclass
 class Stop:
-    """Whether this process was told to stop, and by which signal."""
+    """Whether this process was told to stop: by which signal, or for what reason."""
 
     signal: int = 0
+    reason: str = ""
+
+    def because_of(self, reason: str) -> None:
+        self.reason = reason
 
     def beside(self, loss: torch.Tensor) -> torch.Tensor:
         """loss () -> (2), with 1 beside it where this process was told, else 0."""
-        return torch.stack((loss, loss.new_tensor(float(self.signal > 0))))
+        return torch.stack((loss, loss.new_tensor(float(self.signal > 0 or self.reason != ""))))
 
     def exit_code(self) -> int:
         """That of a process that a signal ended; of torchrun's, one may have heard it for all."""
