@@ -81,13 +81,41 @@ def find_files(source: str) -> dict[Path, int]:
     return {path: path.stat().st_size for path in files}
 
 
+def list_dataset(repository: str) -> tuple[str, list[str]]:
+    """The newest revision of a dataset on the hub and the paths of its files.
+
+    = HfApi().dataset_info(repository), but with retries and time limits. Raises whatever the hub's
+    client raises, and ValueError if something else than the hub answers.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    from support import network
+
+    response = http_backoff(
+        "GET",
+        f"{constants.ENDPOINT}/api/datasets/{repository}",
+        headers=build_hf_headers(),
+        timeout=network.TIMEOUT,
+        max_retries=network.RETRIES,
+        base_wait_time=network.PAUSE,
+        retry_on_status_codes=network.PASSING,
+    )
+    hf_raise_for_status(response)
+    try:
+        info = response.json()
+        return info["sha"], [file["rfilename"] for file in info["siblings"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("what came is not a list of files: a login page?") from error
+
+
 def download(source: str) -> Path:
     """Download the parquet files of OWNER/NAME[/FOLDER] on the hub; returns their local folder.
 
     Files already downloaded are not fetched again, and a broken download is resumed.
     Raises UserError if there is no such dataset or no network.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import hf_hub_download
 
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)+", source) or Path(source).exists():
         raise UserError(
@@ -97,18 +125,13 @@ def download(source: str) -> Path:
     owner, name, *parts = source.split("/")
     repository, folder = f"{owner}/{name}", "/".join(parts)
     try:
-        # Ask first: offline, snapshot_download is content with whatever is in its cache, even half
-        # a dataset.
-        info = HfApi().dataset_info(repository)
-        paths = [file.rfilename for file in info.siblings if file.rfilename.endswith(".parquet")]
+        revision, names = list_dataset(repository)
+        paths = [name for name in names if name.endswith(".parquet")]
         wanted = [path for path in paths if path.rpartition("/")[0] == folder]
+        for path in wanted:  # with retries and time limits, which snapshot_download lacks in part
+            local = hf_hub_download(repository, path, repo_type="dataset", revision=revision)
         if wanted:
-            return Path(
-                snapshot_download(
-                    repository, repo_type="dataset", revision=info.sha, allow_patterns=wanted
-                ),
-                folder,
-            )
+            return Path(local).parent
     except Exception as error:  # of whichever HTTP library the hub's client uses
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -64,23 +64,18 @@ def download(folder: str | Path = "hellaswag") -> Path:
 
     Raises UserError if there is no network, or if what arrives is not the complete set.
     """
-    import requests
+    from support.network import fetch
 
     path = Path(folder) / "hellaswag_val.jsonl"
     if path.exists():
         return path
     hint = f"try again later, or put a copy of it at {path}"
-    try:
-        response = requests.get(URL, timeout=30)
-    except requests.RequestException as error:
-        raise UserError(f"cannot reach {URL} ({type(error).__name__}): {hint}") from error
-    if response.status_code != 200:
-        raise UserError(f"{URL} answered with status {response.status_code}: {hint}")
-    num_lines = len(response.content.splitlines())
+    content = fetch(URL, hint)
+    num_lines = len(content.splitlines())
     if num_lines != NUM_EXAMPLES:
         raise UserError(f"{URL} sent {num_lines} lines, expected {NUM_EXAMPLES}: {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, response.content)
+    write_whole(path, content)
     return path
 
 

@@ -409,7 +409,7 @@ def test_no_network(tmp_path, capsys, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known\nand more")
 
-    monkeypatch.setattr(hub.HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(hub.utils, "http_backoff", refuse)
     line = fails(capsys, "--out", tmp_path / "out")
     assert "(Name or service not known)" in line and "local folder" in line
 
@@ -418,17 +418,18 @@ def test_hub_dataset(mixed, tmp_path, capsys, monkeypatch):
     """Only the named folder's parquet files are asked for, all at one revision."""
     hub = pytest.importorskip("huggingface_hub")
     names = ["README.md", "x/s/a.parquet", "x/s/b.parquet", "x/big/a.parquet"]
-    files = [type("File", (), {"rfilename": name}) for name in names]
-    info, asked = type("Info", (), {"siblings": files, "sha": "abc"}), []
-    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda self, name: info)
+    info, asked = {"siblings": [{"rfilename": name} for name in names], "sha": "abc"}, []
+    response = type("Response", (), {"json": lambda self: info})
+    monkeypatch.setattr(hub.utils, "http_backoff", lambda *args, **how: response())
+    monkeypatch.setattr(hub.utils, "hf_raise_for_status", lambda response: None)
 
-    def snapshot(name, **how):
-        asked.append((name, how["revision"], how["allow_patterns"]))
-        return tmp_path
+    def download(name, path, repo_type, revision):
+        asked.append((name, path, repo_type, revision))
+        return str(tmp_path / path)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     assert fineweb.download("o/n/x/s") == tmp_path / "x/s"
-    assert asked == [("o/n", "abc", names[1:3])]
+    assert asked == [("o/n", name, "dataset", "abc") for name in names[1:3]]
     assert "only in ['x/big', 'x/s']" in fails(capsys, "--source", "o/n", "--out", tmp_path / "out")
 
 

@@ -282,7 +282,7 @@ def test_a_file_that_is_empty_or_not_there(tmp_path):
 def answer(monkeypatch, content: bytes, status_code: int = 200) -> None:
     """Make the network give this answer."""
     response = SimpleNamespace(content=content, status_code=status_code)
-    monkeypatch.setattr(requests, "get", lambda url, timeout: response)
+    monkeypatch.setattr(requests.Session, "get", lambda self, url, timeout: response)
 
 
 def test_download(tmp_path, monkeypatch):
@@ -312,10 +312,10 @@ def test_a_bad_download_leaves_nothing(tmp_path, monkeypatch, content, status_co
 
 
 def test_no_network(tmp_path, monkeypatch):
-    def get(url, timeout):
+    def get(self, url, timeout):
         raise requests.ConnectionError("a long story")
 
-    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(requests.Session, "get", get)
     with pytest.raises(UserError, match=r"cannot reach .*\(ConnectionError\).*put a copy"):
         hellaswag.download(tmp_path)
 
@@ -365,7 +365,7 @@ def test_in_training_it_is_skipped_with_one_line_where_it_cannot_be_had(
         raise requests.ConnectionError
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(requests, "get", refused)
+    monkeypatch.setattr(requests.Session, "get", refused)
     assert hellaswag.share(Compute("cpu")) is None
     out = capsys.readouterr().out
     assert out.startswith("HellaSwag is skipped: cannot reach") and out.count("\n") == 1

@@ -3,8 +3,13 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import fineweb
+import hellaswag
+from support import network
 from support.cli import UserError
 from support.shards import MANIFEST, verify
 from test_fineweb import check_shards, fails, make_texts, reference, run, write_source
@@ -169,3 +176,235 @@ def test_pages_of_parquet_are_compared_with_their_checksums(tmp_path):
         else:  # nothing in the file could tell
             (chunk,) = fineweb.read_chunks({path: 1})
             assert chunk.texts[0] == "To be, nr not to be"
+
+
+# ---------- Networks --------------------------------------------------------------------
+
+
+def whole(request, content=b""):
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content)
+
+
+def slow(request, content=b""):
+    """In five pieces, with pauses shorter than the time limit."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    for piece in np.array_split(np.frombuffer(content, np.uint8), 5):
+        request.wfile.write(piece.tobytes())
+        time.sleep(0.5 * network.TIMEOUT)
+
+
+def silent(request, content=b""):
+    request.server.ended.wait(20)
+
+
+def cut(request, content=b""):
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(content)))
+    request.end_headers()
+    request.wfile.write(content[: len(content) // 2])
+
+
+def silent_midway(request, content=b""):
+    cut(request, content)
+    silent(request)
+
+
+def login_page(request, content=b""):
+    whole(request, b"<html>log in first</html>")
+
+
+def status(code: int, **headers: str):
+    def answer(request, content=b""):
+        request.send_response(code)
+        for name, value in {"Content_Length": "0", **headers}.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+
+    return answer
+
+
+@contextmanager
+def server(answer):
+    """A local server; `answer(request)` writes to it. Yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with suppress(ConnectionError):  # the client has given up
+                answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.ended = threading.Event()
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}"
+    finally:
+        httpd.ended.set()
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(network, "TIMEOUT", 0.2)
+    monkeypatch.setattr(network, "PAUSE", 0.01)
+    monkeypatch.setattr(network, "LONGEST_PAUSE", 0.3)
+
+
+EXAMPLES = b"{}\n" * hellaswag.NUM_EXAMPLES
+
+
+def fetch_hellaswag(folder, monkeypatch, *answers) -> tuple[Path, int]:
+    """The downloaded file, and how often was asked; the last answer is given again and again."""
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        answers[min(len(asked), len(answers)) - 1](request, EXAMPLES)
+
+    with server(answer) as address:
+        monkeypatch.setattr(hellaswag, "URL", address)
+        return hellaswag.download(folder), len(asked)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [whole, slow, silent, status(429, Retry_After="0"), status(429, Retry_After="3600")]
+    + [status(500), status(503)],
+)
+def test_hellaswag_comes_in_the_end(tmp_path, monkeypatch, impatient, first):
+    start = time.monotonic()
+    path, asked = fetch_hellaswag(tmp_path, monkeypatch, first, whole)
+    assert path.read_bytes() == EXAMPLES
+    assert asked == (1 if first in (whole, slow) else 2)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (silent, r"cannot reach .*\(ConnectionError\)"),
+        (silent_midway, r"cannot reach .*\(ConnectionError\)"),
+        (cut, r"cannot reach .*\(ChunkedEncodingError\)"),
+        (status(429, Retry_After="3600"), "status 429"),
+        (status(500), "status 500"),
+        (status(404), "status 404"),
+        (login_page, "1 lines, expected 10042"),
+    ],
+)
+def test_hellaswag_that_does_not_come_gets_one_line_in_time(
+    tmp_path, monkeypatch, impatient, answer, said
+):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"{said}[^\n]*put a copy"):
+        fetch_hellaswag(tmp_path, monkeypatch, answer)
+    assert time.monotonic() - start < 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_connection_gets_one_line(tmp_path, monkeypatch, impatient):
+    with socket.socket() as nobody:  # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(hellaswag, "URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(UserError, match=r"cannot reach .*\(ConnectionError\)"):
+            hellaswag.download(tmp_path)
+
+
+def hub(request, content, listing=whole, file=whole):
+    """What fineweb.py asks the hub for: the dataset's files, then each file's head and body."""
+    sha = "0123456789" * 4
+    if request.path.startswith("/api/"):
+        info = {"sha": sha, "siblings": [{"rfilename": "s/a.parquet"}]}
+        listing(request, json.dumps(info).encode())
+    elif request.command == "HEAD":
+        head = {"Content_Length": str(len(content)), "X_Repo_Commit": sha, "ETag": '"0ace"'}
+        status(200, **head)(request)
+    else:
+        start = int((request.headers["Range"] or "bytes=0-")[6:-1])  # after a cut
+        file(request, content[start:])
+
+
+@pytest.fixture
+def hub_at(monkeypatch, tmp_path, impatient):
+    """A function: point huggingface_hub at an address, with an empty cache and short waits."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    pause = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: pause(min(seconds, 0.1)))
+
+    def point(address):
+        template = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+
+    return point
+
+
+def fetch_fineweb(hub_at, content, out, times=1, **answers):
+    """fineweb.py with a dataset on a local hub; an answer is given so often, then what is right."""
+    again = {name: iter([answer] * times) for name, answer in answers.items()}
+
+    def answer(request):
+        kind = "listing" if request.path.startswith("/api/") else "file"
+        if request.command == "HEAD" or kind not in again:
+            hub(request, content)
+        else:
+            hub(request, content, **{kind: next(again[kind], whole)})
+
+    with server(answer) as address:
+        hub_at(address)
+        run("o/n/s", out, SIZE)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        dict(),
+        dict(listing=silent),
+        dict(listing=status(429, Retry_After="0")),
+        dict(listing=status(500)),
+        dict(file=cut),
+        dict(file=slow),
+    ],
+)
+def test_a_dataset_comes_in_the_end(source, out, hub_at, answers):
+    fetch_fineweb(hub_at, (source / "b.parquet").read_bytes(), out, **answers)
+    check_shards(out, reference(TEXTS[150:]), SIZE)
+
+
+@pytest.mark.parametrize(
+    "answers, said",
+    [
+        (dict(listing=silent), "timed out"),
+        (dict(listing=status(429, Retry_After="1")), "429 Too Many Requests"),
+        (dict(listing=status(500)), "500"),
+        (dict(listing=status(404)), "404"),
+        (dict(listing=login_page), "not a list of files"),
+        (dict(file=silent), "timed out"),
+        (dict(file=status(500)), "500"),
+        (dict(file=login_page), "should be of size"),
+    ],
+)
+def test_a_dataset_that_does_not_come_gets_one_line_in_time(
+    source, out, hub_at, capsys, answers, said
+):
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as stopped:
+        fetch_fineweb(hub_at, (source / "b.parquet").read_bytes(), out, times=99, **answers)
+    assert stopped.value.code == 2 and time.monotonic() - start < 5
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and said in last and "try again with a network" in last
+    assert not out.exists()
