@@ -42,7 +42,7 @@ import numpy as np
 from tqdm import tqdm
 
 from support.cli import Parser, UserError, one_line_errors, positive
-from support.files import whole_file, write_whole
+from support.files import make_folder, whole_file, write_whole
 from support.shards import MANIFEST, add_to_manifest, read_manifest, sha256, verify
 from support.tokenizer import EOT, get_encoding
 
@@ -77,7 +77,15 @@ def find_files(source: str) -> dict[Path, int]:
     folder = Path(source) if Path(source).is_dir() else download(source)
     files = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl"))
     if not files:
-        raise UserError(f"no .parquet or .jsonl files in {folder}: give --source a folder of them")
+        texts = any(folder.glob("*.txt"))
+        hint = "; one text can be trained on as it is: python train_gpt2.py --data_root FILE"
+        raise UserError(
+            f"no .parquet or .jsonl files in {folder}: give --source a folder of them"
+            + (hint if texts else "")
+        )
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path} is a broken link, a folder or a pipe, not a file: remove it")
     return {path: path.stat().st_size for path in files}
 
 
@@ -170,18 +178,22 @@ def parquet_documents(path: Path, start: int) -> Iterator[tuple[list[str], float
     import pyarrow
 
     file = open_parquet(path)
-    row = 0
+    row = end = 0
     try:
         for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row + rows <= start:
-                row += rows
+            end += file.metadata.row_group(group).num_rows
+            if end <= start:
+                row = end
                 continue
             for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["text"]):
                 texts = batch.column(0)[max(0, start - row) :].to_pylist()
                 row += batch.num_rows
                 if texts:
-                    yield texts, row / file.metadata.num_rows
+                    yield texts, row / (file.metadata.num_rows or 1)
+            if row != end:  # pyarrow says nothing when a page is lost
+                raise ValueError(f"expected {end}")
+        if row != file.metadata.num_rows:
+            raise ValueError(f"expected {file.metadata.num_rows}")
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(
@@ -192,18 +204,20 @@ def parquet_documents(path: Path, start: int) -> Iterator[tuple[list[str], float
 def jsonl_documents(path: Path, start: int) -> Iterator[tuple[list[str], float]]:
     """Lists of texts from document `start` on (blank lines do not count), as above."""
     size, number, texts = path.stat().st_size, start, []
-    with path.open("rb") as file:
-        for line in islice((line for line in file if line.strip()), start, None):
-            number += 1
-            try:
+    try:
+        with path.open("rb") as file:
+            for line in islice((line for line in file if line.strip()), start, None):
+                number += 1
                 texts.append(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}: document {number} is not a JSON object with a field `text`"
-                ) from error
-            if len(texts) == CHUNK:
-                yield texts, file.tell() / size
-                texts = []
+                if len(texts) == CHUNK:
+                    yield texts, file.tell() / size
+                    texts = []
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: document {number} is not a JSON object with a field `text`"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): check --source") from error
     if texts:
         yield texts, 1.0
 
@@ -391,10 +405,17 @@ def read_progress(path: Path) -> Progress:
 def note_read(progress: Progress, files: dict[Path, int], count: int) -> None:
     """Note the sha256 of the first `count` files. By name and size alone an edited file could go
     on as the old one; the time of the last change differs in any copy of the folder.
+
+    Raises UserError if one of them is not what the hub has.
     """
     for path in list(files)[:count]:
-        if path.name not in progress.read:
-            progress.read[path.name] = sha256(path)
+        if path.name in progress.read:
+            continue
+        found = progress.read[path.name] = sha256(path)
+        # In the hub's cache a file is a link to one whose name is the sha256 that the hub promised.
+        promised = Path(os.readlink(path)).name if path.is_symlink() else ""
+        if re.fullmatch("[0-9a-f]{64}", promised) and found != promised:
+            raise UserError(f"{path} is damaged: delete {path.resolve()} to download it again")
 
 
 def shard_path(out: Path, index: int) -> Path:
@@ -412,7 +433,7 @@ def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
         raise UserError(f"{out} is a file: give another --out")
     fresh = Progress({path.name: size for path, size in files.items()}, shard_size)
     path = out / "progress.json"
-    if not path.exists():
+    if not path.is_file():
         if any(out.glob("edufineweb_*.npy")) or (out / MANIFEST).exists():
             raise UserError(f"{out} holds shards from elsewhere (no progress.json): {delete}")
         return fresh
@@ -422,8 +443,9 @@ def open_out(out: Path, files: dict[Path, int], shard_size: int) -> Progress:
         raise UserError(
             f"{path} cannot be read (damaged, edited or of an older fineweb.py): {delete}"
         ) from error
-    if found.source != fresh.source:
-        raise UserError(f"{out} was begun from files other than those of --source: {delete}")
+    for name in {**found.source, **fresh.source}:
+        if found.source.get(name) != fresh.source.get(name):
+            raise UserError(f"{out} was begun with another {name} or without it: {delete}")
     for file in checking([file for file in files if file.name in found.read]):
         if found.read[file.name] != sha256(file):
             raise UserError(f"{file} has changed since {out} was begun: {delete}")
@@ -495,7 +517,9 @@ def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: in
     """Save the shard, its sum, then the progress: a crash before the last repeats the shard."""
     path = shard_path(out, progress.shards)
     with whole_file(path) as file:
-        np.save(file, shard)
+        # = np.save(file, shard), which does not notice when the last 4 KB find no room on the disk
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(shard))
+        file.write(shard.data)
     add_to_manifest(path)
     progress.shards += 1
     progress.tokens += len(shard)
@@ -535,11 +559,11 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
         f"{len(files)} files, {sum(files.values()) / 1e9:.2f} GB -> {out}, with {encode.name} "
         f"on {threads} threads" + (f", after shard {progress.shards}" if progress.shards else "")
     )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    save_progress(out, progress)
     for path in out.iterdir():
         if OUR_TEMPORARY.fullmatch(path.name):
             path.unlink()  # of a run that was killed while it wrote
-    save_progress(out, progress)
     with tqdm(
         total=total,
         initial=begun,
@@ -558,10 +582,24 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
 
 
 def verify_out(out: Path) -> None:
-    """Raises UserError unless `out` has a manifest and its files are what that says."""
-    if not read_manifest(out):
+    """Raises UserError unless `out` has a manifest of all its shards, and they are what it says."""
+    sums = read_manifest(out)
+    if not sums:
         raise UserError(f"no {MANIFEST} in {out}: expected --out to be a folder of fineweb.py")
+    lacking = sorted({path.name for path in out.glob("edufineweb_*.npy")} - set(sums))
+    if lacking:
+        raise UserError(f"{out / MANIFEST} lacks {', '.join(lacking)}: run python fineweb.py again")
     print(f"{out}: {verify(out, checking)} shards, each as it was written")
+
+
+def shard_size(text: str) -> int:
+    """The `type` of --shard_size: a shard is in memory while it fills."""
+    size = positive(text)
+    try:
+        np.empty(size, dtype=np.uint16)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{size} tokens do not fit in memory") from error
+    return size
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -579,7 +617,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("edu_fineweb10B"), help="folder for the shards"
     )
     parser.add_argument(
-        "--shard_size", type=positive, default=100_000_000, help="tokens in a shard"
+        "--shard_size", type=shard_size, default=100_000_000, help="tokens in a shard"
     )
     parser.add_argument("--shards", type=positive, help="stop after this many shards")
     parser.add_argument(

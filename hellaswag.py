@@ -45,7 +45,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from support.cli import Parser, UserError, one_line_errors, positive
 from support.compute import Compute, start_compute
-from support.files import write_whole
+from support.files import make_folder, write_whole
 from support.tokenizer import get_encoding
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def download(folder: str | Path = "hellaswag") -> Path:
     num_lines = len(content.splitlines())
     if num_lines != NUM_EXAMPLES:
         raise UserError(f"{URL} sent {num_lines} lines, expected {NUM_EXAMPLES}: {hint}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, content)
     return path
 
@@ -97,7 +97,7 @@ def load_examples(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             example = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is cut or is not JSON: {hint}") from error
         if not is_example(example):
             raise UserError(

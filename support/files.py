@@ -8,6 +8,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
+from support.cli import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -15,16 +17,36 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Until then it is PATH.PID.tmp, which no other process writes to. If the block raises, it is
     removed, and any earlier file of that name stays.
+
+    Raises UserError where the disk is full or the folder cannot be written to.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with one_line_when_not_writable(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_line_when_not_writable(path: Path) -> Iterator[None]:
+    """OSError -> UserError."""
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): make room, or write elsewhere"
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    """With its parents, if it is not there yet. Raises UserError if that is not possible."""
+    with one_line_when_not_writable(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
