@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -29,7 +32,7 @@ import support.shards
 from support import network
 from support.cli import UserError
 from support.files import write_whole
-from support.shards import MANIFEST, load_split, verify
+from support.shards import MANIFEST, add_to_manifest, load_shard, load_split, verify
 from test_fineweb import check_shards, fails, make_texts, reference, run, write_source
 
 TEXTS = make_texts(300)
@@ -672,3 +675,207 @@ def test_a_write_that_fails_gets_one_line(tmp_path, monkeypatch, code, call):
         with pytest.raises(UserError, match=f"cannot write .*a .{os.strerror(code)}.: make room"):
             write_whole(tmp_path / "a", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+# ---------- Mutations: whatever happens to a file, the right result or one line -----------
+
+
+def flip_a_bit(content: bytes, rng: random.Random) -> bytes:
+    return change_a_byte(content, rng.randrange(len(content)), lambda b: b ^ 1 << rng.randrange(8))
+
+
+def flip_a_bit_of_the_head(content: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(min(128, len(content)))
+    return change_a_byte(content, place, lambda b: b ^ 1 << rng.randrange(8))
+
+
+def flip_a_bit_of_the_tail(content: bytes, rng: random.Random) -> bytes:
+    place = len(content) - 1 - rng.randrange(min(512, len(content)))
+    return change_a_byte(content, place, lambda b: b ^ 1 << rng.randrange(8))
+
+
+def change_a_digit(content: bytes, rng: random.Random) -> bytes:
+    digits = [place for place, byte in enumerate(content) if byte in b"0123456789"]
+    return change_a_byte(content, rng.choice(digits), lambda b: rng.choice(b"0123456789"))
+
+
+def change_a_byte(content: bytes, place: int, change) -> bytes:
+    return content[:place] + bytes([change(content[place])]) + content[place + 1 :]
+
+
+def cut_the_end(content: bytes, rng: random.Random) -> bytes:
+    return content[: rng.randrange(len(content))]
+
+
+def lose_a_block(content: bytes, rng: random.Random) -> bytes:
+    start, length = rng.randrange(len(content)), rng.choice((1, 2, 16, 512))
+    return content[:start] + content[start + length :]
+
+
+def zero_a_block(content: bytes, rng: random.Random) -> bytes:
+    start, length = rng.randrange(len(content)), rng.choice((1, 2, 16, 512))
+    lost = content[start : start + length]
+    return content[:start] + bytes(len(lost)) + content[start + length :]
+
+
+def repeat_a_block(content: bytes, rng: random.Random) -> bytes:
+    start, length = rng.randrange(len(content)), rng.choice((1, 2, 16, 512))
+    return content[: start + length] + content[start:]
+
+
+def insert_noise(content: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(content) + 1)
+    return content[:start] + rng.randbytes(rng.choice((1, 2, 16))) + content[start:]
+
+
+MUTATORS = [
+    flip_a_bit,
+    flip_a_bit_of_the_head,
+    flip_a_bit_of_the_tail,
+    change_a_digit,
+    cut_the_end,
+    lose_a_block,
+    zero_a_block,
+    repeat_a_block,
+    insert_noise,
+]
+FEW = TEXTS[:40]  # three shards of 500 tokens and a rest, tokenized in a moment
+
+
+def mutable_source(folder: Path, name: str, **how) -> Path:
+    if name.endswith(".parquet"):
+        folder.mkdir()
+        pq.write_table(pa.table({"text": FEW}), folder / name, row_group_size=15, **how)
+    else:
+        write_source(folder, {name: FEW})
+    return folder / name
+
+
+def tokens_of(folder: Path) -> list[list[int]]:
+    return [shard.tolist() for split in ("val", "train") for shard in load_split(folder, split)]
+
+
+def manifested(folder: Path, name: str):
+    """A shard of .npy or .bin in a folder with a manifest: verified, then loaded."""
+    path = folder / name
+    tokens = np.arange(500, dtype=np.uint16)
+    if name.endswith(".bin"):
+        path.write_bytes(np.array([20240520, 1, 500] + [0] * 253, "<i4").tobytes() + bytes(tokens))
+    else:
+        np.save(path, tokens)
+    add_to_manifest(path)
+
+    def read():
+        verify(folder)
+        return load_shard(path).tolist()
+
+    return path, read
+
+
+def foreign(folder: Path, name: str):
+    path, _ = manifested(folder, name)
+    (folder / MANIFEST).unlink()
+    return path, lambda: load_shard(path).tolist()
+
+
+def manifest(folder: Path, name: str):
+    fineweb.tokenize(
+        str(mutable_source(folder / "s", "a.jsonl").parent), folder / "o", 500, None, 1
+    )
+    return folder / "o" / MANIFEST, lambda: fineweb.verify_out(folder / "o")
+
+
+def resumed(folder: Path, name: str, mutate_source: bool = False):
+    """fineweb.py after its first shard: progress.json, or the source, is not what it was."""
+    name, source, out = ("a.jsonl", name)[mutate_source], folder / "s", folder / "out"
+    mutable_source(source, name)
+    fineweb.tokenize(str(source), out, 500, 1, 1)
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    mutated = source / name if mutate_source else out / "progress.json"
+
+    def read():
+        for path in out.iterdir():
+            if path != mutated:
+                path.unlink()
+        for path, content in kept.items():
+            if path != mutated:
+                path.write_bytes(content)
+        fineweb.tokenize(str(source), out, 500, None, 1)
+        return tokens_of(str(out))
+
+    return mutated, read
+
+
+def read_anew(folder: Path, name: str, **how):
+    """The texts of a source: those that can be read, with nothing to compare them with."""
+    path = mutable_source(folder / "s", name, **how)
+
+    def read():
+        chunks = fineweb.read_chunks(fineweb.find_files(str(path.parent)))
+        return [text for chunk in chunks for text in chunk.texts]
+
+    return path, read
+
+
+def examples(folder: Path, name: str):
+    shutil.copy(Path(__file__).parents[1] / "data" / "hellaswag_8.jsonl", folder / name)
+    return folder / name, lambda: hellaswag.load_examples(folder / name)
+
+
+edited = partial(resumed, mutate_source=True)
+checked = partial(read_anew, write_page_checksum=True)
+
+# How a file is made and read; its name; whether other contents can pass for the right ones: where
+# nothing tells what was written, as in shards and sources from elsewhere.
+FORMATS = {
+    "npy, manifest": (manifested, "a_train_0.npy", False),
+    "bin, manifest": (manifested, "a_train_0.bin", False),
+    "SHA256SUMS": (manifest, MANIFEST, False),
+    "progress.json": (resumed, "progress.json", False),
+    "jsonl, resumed": (edited, "a.jsonl", False),
+    "parquet, resumed": (edited, "a.parquet", False),
+    "npy, foreign": (foreign, "a_train_0.npy", True),
+    "bin, foreign": (foreign, "a_train_0.bin", True),
+    "jsonl, foreign": (read_anew, "a.jsonl", True),
+    "parquet, checksums": (checked, "a.parquet", False),
+    "parquet, foreign": (read_anew, "a.parquet", True),
+    "HellaSwag": (examples, "a.jsonl", True),
+}
+
+
+def mutations(folder: Path, kind: str, seeds: range) -> Counter:
+    """How the cases end: "right", "error" (one line that names the file) or "other" contents."""
+    make, name, may_differ = FORMATS[kind]
+    path, read = make(folder, name)
+    original, expected, ends = path.read_bytes(), read(), Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        mutate = rng.choice(MUTATORS)
+        path.write_bytes(mutate(original, rng))
+        case = f"{kind}, {mutate.__name__}, seed {seed}"
+        try:
+            with seconds(20):
+                end = "right" if read() == expected else "other"
+        except UserError as error:
+            end = "error"
+            assert "\n" not in str(error) and name in str(error), case
+        except Exception as error:
+            raise AssertionError(f"{case}: {error!r:.200}") from error
+        assert end != "other" or may_differ, case
+        ends[end] += 1
+    return ends
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mutations(tmp_path, kind):
+    slow = FORMATS[kind][0] in (resumed, edited)  # each case tokenizes
+    ends = mutations(tmp_path, kind, range(40 if slow else 200))
+    assert ends["error"] > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", FORMATS)
+def test_many_mutations(tmp_path, kind, capsys):
+    ends = mutations(tmp_path, kind, range(5000))
+    with capsys.disabled():
+        print(f"\n{kind:20} {sum(ends.values())} tried:", dict(ends))
