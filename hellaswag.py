@@ -252,13 +252,16 @@ def evaluate(
     """How many examples the model gets right by the endings' summed loss, and by their mean.
 
     Under autocast the matmuls are in its dtype, the losses always in fp32. With several
-    processes each takes examples[rank::world_size], and their counts add up.
+    processes each takes examples[rank::world_size], and their counts add up. Raises UserError if a
+    loss is not finite.
     """
     rendered = [render(example, encoding) for example in examples]
     questions = [fit(context, endings, model.config.block_size) for context, endings, _ in rendered]
-    sums = score(model, questions, device, progress).tolist()
+    sums = score(model, questions, device, progress)
+    if not sums.isfinite().all():
+        raise UserError("the model's losses are not finite: its weights are broken")
     num_correct = num_correct_norm = 0
-    for losses, (_, endings), (_, _, label) in zip(sums, questions, rendered):
+    for losses, (_, endings), (_, _, label) in zip(sums.tolist(), questions, rendered):
         means = [loss / len(ending) for loss, ending in zip(losses, endings)]
         num_correct += losses.index(min(losses)) == label
         num_correct_norm += means.index(min(means)) == label

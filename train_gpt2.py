@@ -61,6 +61,7 @@ from support.runs import (
     newest_checkpoint,
     only_run_in,
     read_checkpoint,
+    refuse_broken_weights,
     write_checkpoint,
 )
 from support.shards import load_split, verify_in_background
@@ -464,6 +465,7 @@ class Settings:
     sample_every: int = flag(250, "steps between samples; 0: never", MIN_0)
     hellaswag_every: int = flag(250, "steps between HellaSwag evaluations; 0: never", MIN_0)
     save_every: int = flag(5000, "steps between checkpoints, besides the end; 0: never", MIN_0)
+    keep: int = flag(0, "checkpoints to keep, the newest; 0: all", MIN_0)
     init_from: str = flag("scratch", "scratch, gpt2..gpt2-xl, folder or file", resume=FIXED)
     resume: str = flag(
         "0",
@@ -618,6 +620,23 @@ def due(step: int, every: int, is_last: bool) -> bool:
     return every > 0 and (step % every == 0 or is_last)
 
 
+def save(state: State, compute: Compute, is_needed: bool) -> None:
+    """A checkpoint, by rank 0. One that cannot be written ends the run only if it is needed.
+
+    Raises UserError, on all processes, if the weights are not finite.
+    """
+    s = state.settings
+    refuse_broken_weights(state.model, state.step, s.log_dir)
+    if compute.rank != 0:
+        return
+    try:
+        print(f"saved {write_checkpoint(s.log_dir, state.state_dict(), s.keep)}", flush=True)
+    except UserError as error:
+        if is_needed:
+            raise
+        print(f"{error}; the run goes on, the checkpoint before is kept", flush=True)
+
+
 def save_and_leave(state: State, compute: Compute, stop: Stop) -> NoReturn:
     """After an update, on all processes: what is done is not lost.
 
@@ -626,9 +645,8 @@ def save_and_leave(state: State, compute: Compute, stop: Stop) -> NoReturn:
     if 1 in compute.gather(int(stop.reason != "")):
         raise UserError(stop.reason)
     state.step += 1
-    if compute.rank == 0:
-        path = write_checkpoint(state.settings.log_dir, state.state_dict())
-        print(f"saved {path}; go on with --resume 1", flush=True)
+    save(state, compute, is_needed=True)
+    compute.print("stopped; go on with --resume 1")
     sys.exit(stop.exit_code())
 
 
@@ -682,8 +700,8 @@ def train(
             log.write(step, "hella", hellaswag_accuracy(raw_model, examples, compute))
         if due(step, s.sample_every, is_last):
             print_samples(raw_model, compute)
-        if compute.rank == 0 and step > first_step and due(step, s.save_every, is_last):
-            print(f"saved {write_checkpoint(s.log_dir, state.state_dict())}")
+        if step > first_step and due(step, s.save_every, is_last):
+            save(state, compute, is_last)
         if is_last:
             break
         start = time.perf_counter()

@@ -82,9 +82,9 @@ class Valid:
     holds: Callable[[Any], bool]
 
 
-MIN_1 = Valid("1 or more", lambda x: x >= 1)
-MIN_0 = Valid("0 or more", lambda x: x >= 0)
-POSITIVE = Valid("more than 0", lambda x: x > 0)
+MIN_1 = Valid("1 or more", lambda x: 1 <= x < math.inf)
+MIN_0 = Valid("0 or more", lambda x: 0 <= x < math.inf)
+POSITIVE = Valid("more than 0", lambda x: 0 < x < math.inf)
 SWITCH = Valid("0 or 1", lambda x: x in (0, 1))
 TEXT = Valid("any text", lambda x: True)
 

@@ -102,16 +102,22 @@ class Log:
 
 
 def move_earlier_run_away(log_dir: Path) -> None:
-    """Move log.txt, settings.json and checkpoints into log_dir/run-DATE-TIME."""
+    """Move log.txt, settings.json and checkpoints into log_dir/run-DATE-TIME.
+
+    Until all are there its name ends in .moving: a move that was killed is finished.
+    """
     files = [p for p in log_dir.glob("*") if p.match("log.txt") or p.match("settings.json")]
     files += log_dir.glob("model_*.pt")
-    if not files:
+    moving = next(log_dir.glob("run-*.moving"), None)
+    if not files and not moving:
         return
-    newest = time.localtime(max(p.stat().st_mtime for p in files))
-    folder = log_dir / time.strftime("run-%Y%m%d-%H%M%S", newest)
-    folder.mkdir()  # never into the folder of another run
+    if moving is None:
+        newest = time.localtime(max(p.stat().st_mtime for p in files))
+        moving = log_dir / time.strftime("run-%Y%m%d-%H%M%S.moving", newest)
+        moving.mkdir()
     for path in files:
-        path.rename(folder / path.name)
+        path.rename(moving / path.name)
+    folder = moving.rename(free_name(moving.with_suffix("")))  # never into another run's
     print(f"the earlier run in {log_dir} is now in {folder}")
 
 
@@ -181,12 +187,37 @@ def restore_generators(checkpoint: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(checkpoint["cuda_rng"])
 
 
-def write_checkpoint(log_dir: str, checkpoint: dict[str, Any]) -> Path:
-    """log_dir/model_STEP.pt: State.state_dict(), for torch.load(..., weights_only=True)."""
+def write_checkpoint(log_dir: str, checkpoint: dict[str, Any], keep: int = 0) -> Path:
+    """log_dir/model_STEP.pt: State.state_dict(), for torch.load(..., weights_only=True).
+
+    Of the checkpoints in log_dir the newest `keep` are left; all of them where that is 0. Raises
+    UserError if it cannot be written; all others are then kept.
+    """
     path = Path(log_dir) / f"model_{checkpoint['step']:05d}.pt"
-    with whole_file(path) as file:
-        torch.save(checkpoint, file)
+    try:
+        with whole_file(path) as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's own, where a write failed
+        raise UserError(f"cannot write {path} ({str(error).splitlines()[0]})") from error
+    if keep > 0:
+        for _, older in checkpoints(log_dir)[:-keep]:
+            older.unlink()
     return path
+
+
+def refuse_broken_weights(model: nn.Module, step: int, log_dir: str) -> None:
+    """Raises UserError if any is not finite: such a checkpoint would look like a good one."""
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise UserError(
+            f"step {step}: the weights are not finite and are not saved; the checkpoints in"
+            f" {log_dir} are from before: continue with --resume 1 and a lower --max_lr"
+        )
+
+
+def checkpoints(log_dir: str) -> list[tuple[int, Path]]:
+    """Step and path of each model_STEP.pt, by step; model_best.pt is not ours."""
+    matches = ((re.fullmatch(r"model_(\d+)", p.stem), p) for p in Path(log_dir).glob("*.pt"))
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 SHAPE = {"block_size", "vocab_size", "n_layer", "n_head", "n_embd"}  # the fields of GPTConfig
@@ -246,10 +277,7 @@ def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def newest_checkpoint(log_dir: str) -> dict[str, Any]:
     """The newest model_STEP.pt that can be read; one that cannot is named and passed over."""
-    paths = Path(log_dir).glob("*.pt")
-    matches = ((re.fullmatch(r"model_(\d+)", path.stem), path) for path in paths)
-    steps = {int(match[1]): path for match, path in matches if match}  # model_best.pt is not ours
-    for _, path in sorted(steps.items(), reverse=True):
+    for _, path in reversed(checkpoints(log_dir)):
         try:
             return read_checkpoint(path)
         except UserError as error:

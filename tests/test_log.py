@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,14 +101,32 @@ def test_a_run_is_never_moved_into_the_folder_of_another(tmp_path):
     for number in (1, 2):
         (tmp_path / "log.txt").write_text(f"{number}\n")
         os.utime(tmp_path / "log.txt", (0, 0))  # both of the same second
-        if number == 1:
-            Log(str(tmp_path), {}).begin()
-            (tmp_path / "settings.json").unlink()
-    with pytest.raises(FileExistsError):
         Log(str(tmp_path), {}).begin()
+        (tmp_path / "settings.json").unlink()
+    folders = sorted(tmp_path.glob("run-*"))
+    assert [(folder / "log.txt").read_text() for folder in folders] == ["1\n", "2\n"]
+
+
+@pytest.mark.parametrize("killed_at", range(4))
+def test_a_move_that_was_killed_is_finished(tmp_path, monkeypatch, killed_at):
+    names = {"log.txt", "settings.json", "model_00005.pt"}
+    for name in names:
+        (tmp_path / name).write_text("0 train 1.0\n")
+    rename, calls = Path.rename, []
+
+    def killed(self, target):
+        calls.append(target)
+        if len(calls) > killed_at:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Log(str(tmp_path), {}).begin()
+    monkeypatch.undo()
+    Log(str(tmp_path), {}).begin()
     (folder,) = tmp_path.glob("run-*")
-    assert (folder / "log.txt").read_text() == "1\n"
-    assert (tmp_path / "log.txt").read_text() == "2\n"
+    assert {path.name for path in folder.glob("*")} == names
 
 
 def test_a_run_that_fails_before_its_first_line_leaves_the_earlier_one_alone(tmp_path):

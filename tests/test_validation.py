@@ -53,7 +53,7 @@ def test_the_last_thing_evaluated_is_the_model_after_the_last_step(tmp_path):
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     (tmp_path / "input.txt").write_text("To be, or not to be: that is the question. " * 200)
-    flags = "--max_steps 9 --eval_every 0 --warmup_steps 0 --grad_clip inf --max_lr 1e38".split()
+    flags = "--max_steps 9 --eval_every 0 --warmup_steps 0 --grad_clip 1e38 --max_lr 1e38".split()
     result = run(*TINY_FLAGS, *flags, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: step ") and "--max_lr" in result.stderr

@@ -47,7 +47,7 @@ def run(tmp_path, monkeypatch):
         seen.append(("val", loader.next_batch()[0].max().item(), max_tokens))
         return 0.0
 
-    def save(log_dir, checkpoint):
+    def save(log_dir, checkpoint, keep):
         seen.append(("save", checkpoint["step"]))
 
     monkeypatch.setattr(train_gpt2, "train_step", step)

@@ -70,9 +70,9 @@ def test_the_step_is_finished_and_saved(tmp_path, expected, number, code):
     assert process.wait() == code
     log = (tmp_path / "log.txt").read_text()
     steps = last_step(log) + 1
-    print(f"{number.name} during step {steps - 1}: exit code {code}, {rest.splitlines()[-1]}")
+    print(f"{number.name} during step {steps - 1}: exit code {code}, {rest.splitlines()[-2]}")
     assert f"{number.name}: stopping after this step" in rest
-    assert rest.splitlines()[-1] == f"saved {tmp_path}/model_{steps:05d}.pt; go on with --resume 1"
+    assert rest.endswith(f"saved {tmp_path}/model_{steps:05d}.pt\nstopped; go on with --resume 1\n")
     assert expected.startswith(log) and steps < 200
     assert run("--resume", "auto", "--device", "cpu", "--log_dir", str(tmp_path)).returncode == 0
     assert (tmp_path / "log.txt").read_text() == expected
@@ -86,7 +86,7 @@ def test_one_process_is_told_and_all_stop_after_the_same_step(tmp_path, expected
     rest = process.stdout.read()
     assert process.wait() != 0
     log = (tmp_path / "log.txt").read_text()
-    assert f"model_{last_step(log) + 1:05d}.pt; go on with --resume 1" in rest
+    assert f"model_{last_step(log) + 1:05d}.pt\nstopped; go on with --resume 1" in rest
     assert last_step(log) < 199
     assert run("--resume", "1", "--device", "cpu", "--log_dir", str(tmp_path)).returncode == 0
     whole = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
