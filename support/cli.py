@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any, NoReturn
 
 
@@ -17,7 +18,8 @@ class UserError(ValueError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Around main(): print a UserError as one line (rank 0 only) and exit with code 2.
+    """Around main(): print a UserError as one line and exit with code 2. Of several processes rank
+    0 prints what all have met, another one what rank 0 has not.
 
     Ctrl-C, and a reader of the output who has seen enough, end it without a word. Everything else
     keeps its traceback.
@@ -25,14 +27,34 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" on rank {rank}"
+        if is_first_to_say(str(error), rank):
+            print(f"error{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as by `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or what is still unwritten would fail again
         sys.exit(1)
+
+
+def is_first_to_say(error: str, rank: str) -> bool:
+    """Whether this process is to print it: rank 0, or one whose error rank 0 has not met, too, some
+    seconds later. They leave word in the store that torchrun keeps for its processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from torch.distributed import TCPStore
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    key = f"error of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=3))
+        if rank == "0":
+            store.set(key, error)
+        return rank == "0" or store.get(key).decode() != error
+    except RuntimeError:  # no store, or no word from rank 0 in time
+        return True
 
 
 class Parser(argparse.ArgumentParser):
