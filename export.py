@@ -72,6 +72,9 @@ def export(source: Path, folder: Path) -> None:
     Raises UserError, and writes nothing, if `folder` has content, if there is no checkpoint, or
     if its vocabulary is not GPT-2's.
     """
+    folder = folder.resolve()
+    if folder == Path.cwd():
+        raise UserError("the current folder would be replaced: name one that does not exist")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: name one that does not exist")
     checkpoint = newest_checkpoint(str(source)) if source.is_dir() else read_checkpoint(source)

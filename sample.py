@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from support.cli import Parser, UserError, not_negative, one_line_errors, positive
+from support.cli import Parser, UserError, not_negative, one_line_errors, positive, seed
 from support.compute import Compute, start_compute
 from support.tokenizer import EOT, N_VOCAB, get_encoding
 
@@ -137,7 +137,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--top_k", type=positive, default=50, help="draw from the K likeliest (default: 50)"
     )
-    parser.add_argument("--seed", type=int, default=42, help="another seed, another text")
+    parser.add_argument("--seed", type=seed, default=42, help="another seed, another text")
     parser.add_argument("--tokens", action="store_true", help="each token and its probability")
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps; by default the best available")
     parser.add_argument("--dtype", help="float32 or bfloat16; by default what the device is for")

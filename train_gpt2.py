@@ -34,6 +34,7 @@ from support.cli import (
     MIN_0,
     MIN_1,
     POSITIVE,
+    SEED,
     SWITCH,
     TYPED,
     UserError,
@@ -348,7 +349,8 @@ def draw(
     """One id for each row of logits (B, vocab) -> (B)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    top, ids = torch.topk(logits / temperature, min(top_k, logits.size(-1)))  # (B, top_k)
+    top, ids = torch.topk(logits, min(top_k, logits.size(-1)))  # (B, top_k), the largest first
+    top = (top - top[:, :1]) / max(temperature, 1e-30)  # 0 or less: nothing overflows
     pick = torch.multinomial(F.softmax(top, dim=-1), 1, generator=generator)  # (B, 1)
     return ids.gather(-1, pick).squeeze(1)
 
@@ -476,7 +478,7 @@ class Settings:
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 if in hardware)")
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best)", resume=TYPED)
-    seed: int = flag(1337, "random seed for a new model's weights", MIN_0, resume=FIXED)
+    seed: int = flag(1337, "random seed for a new model's weights", SEED, resume=FIXED)
 
 
 # ---------- The schedule and the step ---------------------------------------------------

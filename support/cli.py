@@ -4,6 +4,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """The `type` of a flag that takes what torch's generators do."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of 0 or more, of 18 digits at most, found {text!r}"
+        )
+    return int(text)
+
+
 def not_negative(text: str) -> float:
     """The `type` of a flag that takes a number of 0 or more."""
     try:
@@ -106,6 +116,7 @@ class Valid:
 
 MIN_1 = Valid("1 or more", lambda x: 1 <= x < math.inf)
 MIN_0 = Valid("0 or more", lambda x: 0 <= x < math.inf)
+SEED = Valid("0 or more, of 18 digits at most", lambda x: 0 <= x < 10**18)
 POSITIVE = Valid("more than 0", lambda x: 0 < x < math.inf)
 SWITCH = Valid("0 or 1", lambda x: x in (0, 1))
 TEXT = Valid("any text", lambda x: True)

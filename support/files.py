@@ -65,7 +65,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        make_folder(temporary)
         yield temporary
         for written in temporary.iterdir():
             with written.open("rb+") as file:

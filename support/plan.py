@@ -108,6 +108,8 @@ def settle(
     refuse_another_run(defaults, given, saved)
     if trained:
         refuse_another_shape(given, trained)
+    if "max_lr" in given:
+        saved.pop("min_lr", None)  # a tenth of the new one, or a lower max_lr would make it rise
     known = {**saved, **given}
     has_shards = any(Path(defaults.data_root).glob("*train*"))
     data_root = known.get("data_root", defaults.data_root if has_shards else "input.txt")

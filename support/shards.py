@@ -163,19 +163,26 @@ def verify(folder: Path, progress: Callable[[Collection], Iterable] = iter) -> i
     sums = read_manifest(folder)
     bad = [name for name in progress(sums) if not is_intact(folder / name, sums[name])]
     if bad:
-        raise UserError(
-            f"{', '.join(bad)} in {folder}: missing, or not what was written (see {MANIFEST});"
-            " restore it from a copy, or delete the folder and run python fineweb.py"
-        )
+        raise UserError(not_as_written(folder, bad))
     return len(sums)
 
 
+def not_as_written(folder: Path, names: list[str]) -> str:
+    return (
+        f"{', '.join(names)} in {folder}: missing, or not what was written (see {MANIFEST});"
+        " restore it from a copy, or delete the folder and run python fineweb.py"
+    )
+
+
 def verify_in_background(folder: Path, tell: Callable[[str], None]) -> None:
-    """verify, in a thread of its own; `tell` is called with what is wrong, if anything."""
+    """verify, in a thread of its own, up to the first file that differs: `tell` is called with what
+    is wrong, if anything."""
 
     def check() -> None:
         try:
-            verify(folder)
+            for name, expected in read_manifest(folder).items():
+                if not is_intact(folder / name, expected):
+                    return tell(not_as_written(folder, [name]))
         except UserError as error:
             tell(str(error))
 

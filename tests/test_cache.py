@@ -116,3 +116,9 @@ def test_a_new_token_goes_through_few_rows(monkeypatch):
     monkeypatch.setattr(FewRows, "linear", counted)
     tiny_model().generate(torch.zeros(3, 4, dtype=torch.long), 2)
     assert rows == [12] * 8 + [3] + [3] * 9  # two layers of four, and the head
+
+
+def test_the_smallest_temperature_is_the_likeliest_token():
+    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    for temperature in (1e-3, 1e-30, 1e-320):
+        assert draw(logits, 50, temperature, None).tolist() == [1, 0]

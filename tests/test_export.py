@@ -212,6 +212,14 @@ def test_a_folder_with_content_is_left_alone(mine, capsys):
     assert "exists and is not" in refused([mine, mine], capsys)  # a file
 
 
+def test_what_cannot_be_a_folder_is_refused(mine, monkeypatch, capsys):
+    (mine.parent / "file").touch()
+    assert "cannot write" in refused([mine, mine.parent / "file" / "out"], capsys)
+    (mine.parent / "here").mkdir()
+    monkeypatch.chdir(mine.parent / "here")
+    assert "the current folder would be replaced" in refused([mine, "."], capsys)
+
+
 def test_a_small_vocabulary_is_refused(tmp_path, capsys):
     path = save(tmp_path / "model_1.pt", tiny_model(vocab_size=N_VOCAB - 1))
     error = refused([path, tmp_path / "out"], capsys)

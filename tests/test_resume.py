@@ -58,8 +58,8 @@ def test_without_a_flag_a_run_goes_on_with_its_own_settings(eight_steps, cut):
 def test_what_is_typed_and_differs_is_taken_told_and_recorded(cut):
     result = resume(cut, "--max_lr", "0.02", "--B", "2")
     assert "max_lr: 0.02 from here on, it was 0.01" in result.stdout
-    assert "goes on at step 4" in result.stdout and "lr 1.5250e-02" in result.stdout
-    changed = [{"step": 4, "B": [4, 2], "max_lr": [0.01, 0.02]}]
+    assert "goes on at step 4" in result.stdout and "lr 1.5500e-02" in result.stdout
+    changed = [{"step": 4, "B": [4, 2], "max_lr": [0.01, 0.02], "min_lr": [0.001, 0.002]}]
     assert checkpoint(cut, 8)["resumed"] == changed
     told = json.loads((cut / "settings.json").read_text())
     assert told["resumed"] == changed and told["settings"]["max_lr"] == 0.02

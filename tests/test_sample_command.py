@@ -148,6 +148,7 @@ def test_each_token_with_its_probability_and_the_likeliest(model, capsys):
     [
         ("log --temperature -1", "--temperature: expected a number of 0 or more, found '-1'"),
         ("log --temperature inf", "--temperature: expected a number of 0 or more, found 'inf'"),
+        (f"log --seed {10**30}", "--seed: expected a whole number of 0 or more, of 18 digits"),
         ("log --top_k 0", "--top_k: expected a whole number of 1 or more"),
         ("log --temprature 1", "unknown flag --temprature: did you mean --temperature?"),
         ("log --prompt_file none.txt", "--prompt_file none.txt: .*No such file"),

@@ -55,6 +55,7 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(capsys):
         ("grad_clip", "0.0", "more than 0"),
         ("min_lr", "nan", "0 or more"),
         ("max_lr", "inf", "more than 0"),
+        ("seed", str(10**30), "0 or more, of 18 digits at most"),
         ("weight_decay", "inf", "0 or more"),
         ("compile", "2", "0 or 1"),
         ("resume", "-1", "one of 0, 1, auto"),
