@@ -22,7 +22,7 @@ from typing import Any
 
 from support.cli import Parser, UserError, one_line_errors
 from support.files import whole_folder, write_whole
-from support.hugging_face import write_pretrained
+from support.hugging_face import is_pretrained, write_pretrained
 from support.runs import newest_checkpoint, read_checkpoint
 
 CARD = """\
@@ -77,6 +77,8 @@ def export(source: Path, folder: Path) -> None:
         raise UserError("the current folder would be replaced: name one that does not exist")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: name one that does not exist")
+    if is_pretrained(source):
+        raise UserError(f"{source} is a folder of Hugging Face's already: nothing to export")
     checkpoint = newest_checkpoint(str(source)) if source.is_dir() else read_checkpoint(source)
     with whole_folder(folder) as unfinished:
         write_pretrained(unfinished, checkpoint["config"], checkpoint["model"])

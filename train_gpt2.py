@@ -52,7 +52,7 @@ from support.compute import (
     start_compute,
     use_large_pages,
 )
-from support.hugging_face import read_pretrained
+from support.hugging_face import is_pretrained, read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
 from support.plan import changes, introduce, settle
 from support.runs import (
@@ -588,7 +588,7 @@ def load_model(name_or_path: str) -> GPT:
     path = Path(name_or_path)
     if path.suffix == ".pt":
         return GPT.from_checkpoint(read_checkpoint(path))
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not is_pretrained(path):
         return GPT.from_checkpoint(newest_checkpoint(name_or_path))
     return GPT.from_pretrained(name_or_path)
 

@@ -57,7 +57,7 @@ def test_weights_with_other_names_are_refused(tmp_path):
     random_gpt2(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 3}))
-    with pytest.raises(UserError, match=r"is not a GPT-2: transformer\.h\.2\..* missing"):
+    with pytest.raises(UserError, match=r"transformer\.h\.2\.ln_1\.weight is missing, expected"):
         GPT.from_pretrained(str(tmp_path))
 
 
@@ -65,12 +65,12 @@ def test_weights_with_other_shapes_are_refused(tmp_path):
     random_gpt2(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_positions": 30}))
-    with pytest.raises(UserError, match="^cannot load .*[^\n]*$"):
+    with pytest.raises(UserError, match=r"^[^\n]*wpe.* \[24, 32\], expected .* \[30, 32\]$"):
         GPT.from_pretrained(str(tmp_path))
 
 
 def test_an_mlp_of_another_width_is_refused(tmp_path):
     config = GPT2Config(vocab_size=101, n_positions=24, n_layer=1, n_head=2, n_embd=32, n_inner=64)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="has n_inner 64, expected 128"):
+    with pytest.raises(UserError, match="has n_inner 64, expected GPT-2's None or 128"):
         GPT.from_pretrained(str(tmp_path))
