@@ -252,16 +252,9 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any]) -> "GPT":
-        """The model in a checkpoint from read_checkpoint or newest_checkpoint.
-
-        Raises UserError if its weights are not those of its config.
-        """
+        """The model in a checkpoint from read_checkpoint or newest_checkpoint."""
         model = cls(GPTConfig(**checkpoint["config"]))
-        try:
-            model.load_state_dict(checkpoint["model"])
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise UserError(f"the weights do not fit {checkpoint['config']}: {reason}") from error
+        model.load_state_dict(checkpoint["model"])
         return model
 
     def flops_per_token(self) -> float:
@@ -609,7 +602,7 @@ def start_model(s: Settings) -> GPT:
 def start_from(given: dict[str, Any], compute: Compute) -> tuple[GPT | None, dict[str, Any] | None]:
     """The trained model of --resume or --init_from, and the checkpoint of --resume."""
     resume, log_dir = given.get("resume", "0"), given.get("log_dir", Settings.log_dir)
-    checkpoint = None if resume == "0" else agreed_checkpoint(log_dir, compute, resume)
+    checkpoint = None if resume == "0" else agreed_checkpoint(log_dir, compute, resume, Settings)
     if checkpoint:
         return GPT.from_checkpoint(checkpoint), checkpoint
     if given.get("init_from", "scratch") != "scratch":

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -143,6 +143,14 @@ def flag(
     kind = kind or (str if default is None else type(default))
     metadata = {"help": text, "valid": valid, "kind": kind, "resume": resume}
     return field(default=default, metadata=metadata)
+
+
+def takes(field: Field, value: Any) -> bool:
+    """Whether it is what the flag of this field, or its default, could have set."""
+    kind = field.metadata["kind"]
+    if value is None or type(value) not in ((int, float) if kind is float else (kind,)):
+        return value is None and field.default is None
+    return field.metadata["valid"].holds(value)
 
 
 def parse_flags(settings: type, argv: list[str] | None, epilog: str) -> dict[str, Any]:

@@ -8,17 +8,26 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from support.cli import UserError
+from support.cli import TYPED, UserError, takes
 from support.compute import Compute
 from support.files import free_name, whole_file, write_whole
+from support.weights import (
+    HEAD,
+    SHAPE,
+    is_tensor,
+    our_names,
+    refuse_other_shape,
+    refuse_other_weights,
+)
 
 LOCK_SECONDS = 5  # to wait for it: a run that torchrun starts again may find its own last breath
 
@@ -166,7 +175,10 @@ class State:
         """
         self.loader.load_state_dict(checkpoint["loader"])
         self.model.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        # Its moments only: its groups are the settings', which may be others now.
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = checkpoint["optimizer"]["state"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         restore_generators(checkpoint)
         self.step, self.val_loss = checkpoint["step"], checkpoint["val_loss"]
         self.resumed = checkpoint.get("resumed", [])
@@ -220,9 +232,6 @@ def checkpoints(log_dir: str) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-SHAPE = {"block_size", "vocab_size", "n_layer", "n_head", "n_embd"}  # the fields of GPTConfig
-
-
 class TheirConfig:
     """Takes the place of the GPTConfig that build-nanogpt's checkpoints hold as an object.
 
@@ -252,7 +261,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     is_config = isinstance(config, dict) and config.keys() == SHAPE
     if not is_config or not {"model", "step"} <= checkpoint.keys():
         raise UserError(f"{path} holds something other than a checkpoint of train_gpt2.py")
-    return {**checkpoint, "config": config, "model": our_names(checkpoint["model"])}
+    step, weights = checkpoint["step"], our_names(checkpoint["model"])
+    if type(step) is not int or step < 0:
+        raise UserError(f"{path} has step {short(step)}, expected a whole number")
+    refuse_other_shape(config, str(path))
+    refuse_other_weights(weights, config, str(path))
+    return {**checkpoint, "config": config, "model": weights}
 
 
 def refuse_changed_bytes(path: Path) -> None:
@@ -268,24 +282,99 @@ def refuse_changed_bytes(path: Path) -> None:
         raise zipfile.BadZipFile(str(changed))
 
 
-def our_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights without what build-nanogpt may add: torch.compile's prefix, and in its older
-    checkpoints each layer's causal mask, attn.bias."""
-    weights = {name.removeprefix("_orig_mod."): w for name, w in weights.items()}
-    return {name: w for name, w in weights.items() if not name.endswith(".attn.bias")}
+def newest_checkpoint(log_dir: str, settings: type | None = None) -> dict[str, Any]:
+    """The newest model_STEP.pt that can be read; one that cannot is named and passed over.
 
-
-def newest_checkpoint(log_dir: str) -> dict[str, Any]:
-    """The newest model_STEP.pt that can be read; one that cannot is named and passed over."""
-    for _, path in reversed(checkpoints(log_dir)):
+    Given the dataclass of a run's settings, the newest that a run can go on with.
+    """
+    paths = [path for _, path in reversed(checkpoints(log_dir))]
+    for path in paths:
         try:
-            return read_checkpoint(path)
+            checkpoint = read_checkpoint(path)
+            if settings is not None:
+                refuse_half_a_run(checkpoint, settings, path)
+            return checkpoint
         except UserError as error:
-            print(f"{error}; trying the one before")
+            if path == paths[-1]:
+                raise
+            print(f"{error}; trying the one before", flush=True)
     raise UserError(f"found no checkpoint in {log_dir}, expected a model_STEP.pt")
 
 
-def agreed_checkpoint(log_dir: str, compute: Compute, resume: str) -> dict[str, Any] | None:
+def refuse_half_a_run(checkpoint: dict[str, Any], settings: type, path: Path) -> None:
+    """Raises UserError unless State.load_state_dict and settle can take it as it is."""
+    if not {"optimizer", "loader", "rng", "settings"} <= checkpoint.keys():
+        raise UserError(
+            f"{path} holds a model only: begin with it by --init_from FILE, and without --resume"
+        )
+    is_right = {
+        "optimizer": is_optimizer(checkpoint["optimizer"], checkpoint["model"]),
+        "loader": is_loader(checkpoint["loader"]),
+        "rng": is_generator(checkpoint["rng"]),
+        "cuda_rng": isinstance(checkpoint.get("cuda_rng", torch.empty(0)), torch.Tensor),
+        "settings": are_settings(checkpoint["settings"], settings, checkpoint["config"]),
+        "val_loss": isinstance(checkpoint.get("val_loss"), float | None),
+        "resumed": is_json(checkpoint.get("resumed", []), list),
+    }
+    for name, is_good in is_right.items():
+        if not is_good:
+            raise UserError(f"{path}: its {name} holds other things than train_gpt2.py writes")
+
+
+def is_optimizer(state: Any, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether AdamW's two moments of each weight are there. Matrices come first, and the head is
+    the embedding: configure_optimizers says so."""
+    moments = state.get("state") if isinstance(state, dict) else None
+    sizes = sorted((w.shape for name, w in weights.items() if name != HEAD), key=is_vector)
+    if not isinstance(moments, dict) or moments.keys() != set(range(len(sizes))):
+        return False
+    return all(
+        isinstance(moments[i], dict)
+        and is_tensor(moments[i].get("step"), ())
+        and is_tensor(moments[i].get("exp_avg"), size)
+        and is_tensor(moments[i].get("exp_avg_sq"), size)
+        for i, size in enumerate(sizes)
+    )
+
+
+def is_vector(size: torch.Size) -> bool:
+    return len(size) < 2
+
+
+def is_loader(state: Any) -> bool:
+    if not isinstance(state, dict) or not isinstance(state.get("shards", []), list):
+        return False
+    return type(state.get("position")) is int and state["position"] >= 0
+
+
+def is_generator(state: Any) -> bool:
+    try:
+        torch.Generator().set_state(state)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def are_settings(saved: Any, settings: type, config: dict[str, int]) -> bool:
+    """Whether each value could have been typed, and the model takes rows of T tokens."""
+    if not is_json(saved, dict):
+        return False
+    known = (f for f in fields(settings) if f.name in saved and f.metadata["resume"] != TYPED)
+    return all(takes(f, saved[f.name]) for f in known) and saved.get("T", 1) <= config["block_size"]
+
+
+def is_json(value: Any, kind: type) -> bool:
+    """Whether it is of this kind, and settings.json can hold it."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, kind)
+
+
+def agreed_checkpoint(
+    log_dir: str, compute: Compute, resume: str, settings: type
+) -> dict[str, Any] | None:
     """The newest checkpoint, where all processes find the same one; None for --resume auto where
     there is none.
 
@@ -293,7 +382,7 @@ def agreed_checkpoint(log_dir: str, compute: Compute, resume: str) -> dict[str, 
     """
     checkpoint, problem = None, None
     try:
-        checkpoint = newest_checkpoint(log_dir)
+        checkpoint = newest_checkpoint(log_dir, settings)
     except UserError as error:
         problem = error
     steps = compute.gather(checkpoint["step"] if checkpoint else -1)
@@ -302,11 +391,6 @@ def agreed_checkpoint(log_dir: str, compute: Compute, resume: str) -> dict[str, 
             f"--resume {resume}: by rank, the newest checkpoints in {log_dir} are of steps {steps}"
             " (-1: there is none): copy the newest one to all machines"
         )
-    if checkpoint and not {"optimizer", "loader", "rng", "settings"} <= checkpoint.keys():
-        raise UserError(
-            f"--resume {resume}: the checkpoint in {log_dir} holds a model only: begin with it by"
-            " --init_from FILE, and without --resume"
-        )
-    if problem and resume != "auto":
-        raise UserError(f"--resume 1: {problem}; start without it, or name its --log_dir")
+    if problem and (resume != "auto" or checkpoints(log_dir)):
+        raise UserError(f"--resume {resume}: {problem}; start without it, or name its --log_dir")
     return checkpoint
