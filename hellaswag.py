@@ -46,7 +46,7 @@ from torch.nn.utils.rnn import pad_sequence
 from support.cli import Parser, UserError, one_line_errors, positive
 from support.compute import Compute, start_compute
 from support.files import make_folder, write_whole
-from support.tokenizer import get_encoding
+from support.tokenizer import N_VOCAB, get_encoding, refuse_fewer_ids
 
 if TYPE_CHECKING:
     import tiktoken
@@ -268,7 +268,7 @@ def evaluate(
     return num_correct, num_correct_norm
 
 
-def share(compute: Compute) -> list[dict[str, Any]] | None:
+def share(compute: Compute, vocab_size: int = N_VOCAB) -> list[dict[str, Any]] | None:
     """This process's part of the examples, for an evaluation during training.
 
     None for all processes, and one printed line, if any of them cannot have its part: the
@@ -277,6 +277,7 @@ def share(compute: Compute) -> list[dict[str, Any]] | None:
     """
     path, problem = Path("hellaswag") / "hellaswag_val.jsonl", ""
     try:
+        refuse_fewer_ids(vocab_size, "the model")
         if compute.local_rank == 0:
             download(path.parent)
         get_encoding()
@@ -320,6 +321,7 @@ def main(argv: list[str] | None = None) -> None:
 
         compute = start_compute(args.device, args.dtype)
         model = load_model(args.model).to(compute.device).eval()
+        refuse_fewer_ids(model.config.vocab_size, args.model)
         with compute.autocast():
             correct = evaluate(model, examples, get_encoding(), compute.device, tqdm)
     for name, num in zip(("acc", "acc_norm"), correct):

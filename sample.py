@@ -24,7 +24,7 @@ import torch
 
 from support.cli import Parser, UserError, not_negative, one_line_errors, positive, seed
 from support.compute import Compute, start_compute
-from support.tokenizer import EOT, N_VOCAB, get_encoding
+from support.tokenizer import EOT, get_encoding, refuse_fewer_ids
 
 if TYPE_CHECKING:
     import tiktoken
@@ -90,10 +90,7 @@ def run(args: argparse.Namespace) -> None:
     prompt, encoding, name = read_prompt(args), get_encoding(), args.model or "log"
     compute: Compute = start_compute(args.device, args.dtype)
     model = load_model(name).to(compute.device)
-    if model.config.vocab_size < N_VOCAB:
-        raise UserError(
-            f"{name} knows {model.config.vocab_size} tokens, expected GPT-2's {N_VOCAB}"
-        )
+    refuse_fewer_ids(model.config.vocab_size, name)
     ids = encoding.encode_ordinary(prompt) or [EOT]  # after which a new document begins
     generator = torch.Generator(device=compute.device).manual_seed(args.seed)
     for n in range(args.num_samples):

@@ -68,7 +68,7 @@ from support.runs import (
 from support.shards import load_split, verify_in_background
 from support.sizes import SIZES, help_text
 from support.stop import Stop, stopping_politely
-from support.tokenizer import N_VOCAB, get_encoding
+from support.tokenizer import N_VOCAB, get_encoding, refuse_fewer_ids
 
 # ---------- The model -------------------------------------------------------------------
 
@@ -404,9 +404,11 @@ class DataLoaderLite:
         """x and y, both (count, T): one stretch of tokens, seen twice, one token apart."""
         stretch = self.read(start, count * self.T + 1)  # one more, for the last target
         if stretch.max() >= self.vocab_size:
+            redo = "write the shards again with python fineweb.py"
+            redo = redo if self.vocab_size >= N_VOCAB else "train with --vocab_size 50304"
             raise UserError(
                 f"token id {stretch.max()} near position {start} of the data, expected ids"
-                f" under {self.vocab_size}: write the shards again with python fineweb.py"
+                f" under {self.vocab_size}: {redo}"
             )
         tokens = torch.from_numpy(stretch.astype(np.int64))
         return tokens[:-1].view(count, self.T), tokens[1:].view(count, self.T)
@@ -550,6 +552,7 @@ def print_samples(model: GPT, compute: Compute) -> None:
         return
     try:
         encoding = get_encoding()
+        refuse_fewer_ids(model.config.vocab_size, "the model")
     except UserError as error:
         print(f"samples skipped: {error}")
         return
@@ -671,7 +674,9 @@ def train(
         state.load_state_dict(checkpoint)
         state.resumed.append({"step": state.step, **changes(s, checkpoint)})
     first_step = state.step
-    examples = hellaswag.share(compute) if s.hellaswag_every > 0 else None
+    examples = None
+    if s.hellaswag_every > 0:
+        examples = hellaswag.share(compute, raw_model.config.vocab_size)
     run = {"settings": asdict(s), "resumed": state.resumed}
     run["compute"] = {**asdict(compute), "dtype": str(compute.dtype)}
     compute.barrier()  # all have read what they start from: Log moves an earlier run away

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from support.cli import UserError
-from support.tokenizer import EOT, N_VOCAB, read_vocabulary
+from support.tokenizer import EOT, N_VOCAB, read_vocabulary, refuse_fewer_ids
 from support.weights import EMBEDDING, HEAD, our_names, refuse_other_shape, refuse_other_weights
 
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # 124M, 355M, 774M, 1558M
@@ -178,11 +178,7 @@ def write_pretrained(folder: Path, shape: dict[str, int], weights: dict[str, tor
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    if shape["vocab_size"] < N_VOCAB:
-        raise UserError(
-            f"the model's vocabulary has {shape['vocab_size']} rows, expected {N_VOCAB} or more:"
-            " train one with --vocab_size 50304"
-        )
+    refuse_fewer_ids(shape["vocab_size"], "the model")
     vocabulary, merges = read_vocabulary()
     block_size = shape["block_size"]
     config = GPT2Config(

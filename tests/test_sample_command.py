@@ -154,7 +154,7 @@ def test_each_token_with_its_probability_and_the_likeliest(model, capsys):
         ("log --prompt_file none.txt", "--prompt_file none.txt: .*No such file"),
         ("log/model_7.pt", "log/model_7.pt does not exist"),
         ("gpt5", "unknown model 'gpt5'"),
-        ("small", "small knows 100 tokens, expected GPT-2's 50257"),
+        ("small", "small has a vocabulary of 100, expected GPT-2's 50257"),
         ("empty", "found no checkpoint in empty, expected a model_STEP.pt"),
         ("log hello --prompt_file x", "--prompt_file: not allowed with argument PROMPT"),
     ],

@@ -187,14 +187,16 @@ def test_in_training_accuracy_is_acc_norm(monkeypatch, capsys):
     assert capsys.readouterr().out == "HellaSwag accuracy: 5/8=0.6250\n"
 
 
-@pytest.mark.parametrize("vocab_size, limit", [(90, 90), (50304, 50257)])
+@pytest.mark.parametrize(
+    "vocab_size, limit, redo",
+    [(90, 90, "train with --vocab_size 50304"), (50304, 50257, "write the shards again")],
+)
 def test_ids_that_the_model_or_the_tokenizer_does_not_know_are_refused(
-    tmp_path, capsys, vocab_size, limit
+    tmp_path, capsys, vocab_size, limit, redo
 ):
     np.save(tmp_path / "edufineweb_train_000000.npy", np.full(500, limit, dtype=np.uint16))
     flags = f"--data_root {tmp_path} --max_steps 1 --eval_every 0 --vocab_size {vocab_size}"
     with pytest.raises(SystemExit):
         main([*QUIET, str(tmp_path / "log"), *flags.split()])
-    assert f"token id {limit} near position 0 of the data, expected ids under {limit}" in (
-        capsys.readouterr().err
-    )
+    said = f"token id {limit} near position 0 of the data, expected ids under {limit}: {redo}"
+    assert said in capsys.readouterr().err
