@@ -31,7 +31,8 @@ def one_line_errors() -> Iterator[None]:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" on rank {rank}"
         if is_first_to_say(str(error), rank):
-            print(f"error{where}: {error}", file=sys.stderr, flush=True)
+            said = re.sub(r"(\d{20})\d{20,}", r"\1...", str(error))
+            print(f"error{where}: {said}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -78,8 +79,10 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """The `type` of a flag that takes a whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    if not re.fullmatch(r"\d{1,18}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of 1 or more, of 18 digits at most, found {text!r}"
+        )
     return int(text)
 
 
@@ -114,8 +117,8 @@ class Valid:
     holds: Callable[[Any], bool]
 
 
-MIN_1 = Valid("1 or more", lambda x: 1 <= x < math.inf)
-MIN_0 = Valid("0 or more", lambda x: 0 <= x < math.inf)
+MIN_1 = Valid("1 to 10**12", lambda x: 1 <= x <= 10**12)
+MIN_0 = Valid("0 to 10**12", lambda x: 0 <= x <= 10**12)
 SEED = Valid("0 or more, of 18 digits at most", lambda x: 0 <= x < 10**18)
 POSITIVE = Valid("more than 0", lambda x: 0 < x < math.inf)
 SWITCH = Valid("0 or 1", lambda x: x in (0, 1))

@@ -182,7 +182,7 @@ def use_device(device: str) -> str:
     Raises UserError for any other.
     """
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if not re.fullmatch("cpu|mps|cuda(:[0-9]{1,4})?", device):
         raise UserError(f"--device {device}: expected cpu, cuda, cuda:N or mps")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: not available here, try --device cpu")
@@ -219,10 +219,11 @@ def hint_when_out_of_memory(B: int, T: int) -> Iterator[None]:
             error
         ):
             raise
-        raise UserError(
-            f"out of memory with B={B} rows of T={T}: try --B {max(1, B // 2)}; more"
-            " micro-steps make up for it, the optimisation stays the same"
-        ) from error
+        smaller_B = (
+            f"--B {B // 2}; more micro-steps make up for it, the optimisation stays the same"
+        )
+        hint = smaller_B if B > 1 else "a smaller --T, or a smaller model (--help lists sizes)"
+        raise UserError(f"out of memory with B={B} rows of T={T}: try {hint}") from error
 
 
 # ---------- The model on it ---------------------------------------------------------------

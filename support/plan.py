@@ -1,5 +1,7 @@
 """From the flags that were given to a run's settings, and to its first lines of output."""
 
+import math
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,8 @@ def settle(
     s = replace(defaults, **{**chosen, **known, "data_root": data_root, "size": size})
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")
+    if not trained:
+        refuse_what_no_memory_holds(s)
     max_steps = int(10e9) // s.total_batch_size if s.max_steps is None else s.max_steps
     if checkpoint and max_steps < checkpoint["step"]:
         raise UserError(
@@ -148,9 +152,8 @@ def fitting_B(s: Settings, is_given: bool, world_size: int) -> int:
     Raises UserError if there is none, or if another B was given.
     """
     row = s.T * world_size
-    rows = s.total_batch_size // row  # of each process
-    fits = (B for B in range(min(s.B, rows), 0, -1) if s.total_batch_size % (B * row) == 0)
-    B = next(fits, 0)
+    rows, rest = divmod(s.total_batch_size, row)  # of each process
+    B = 0 if rest else largest_divisor(rows, s.B)
     if B == s.B or (B > 0 and not is_given):
         return B
     hint = f"--B {B}" if B else f"--total_batch_size {max(1, rows) * row}"
@@ -158,6 +161,31 @@ def fitting_B(s: Settings, is_given: bool, world_size: int) -> int:
         f"--total_batch_size {s.total_batch_size} is not a multiple of"
         f" B x T x processes = {s.B} x {s.T} x {world_size}: try {hint}"
     )
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    """Of those of n that are at most `limit`."""
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return max(d for low in small for d in (low, n // low) if d <= limit)
+
+
+def parameters(s: Settings) -> int:
+    """How many numbers the model learns."""
+    C = s.n_embd
+    return 12 * s.n_layer * C**2 + s.vocab_size * C + s.T * C + (13 * s.n_layer + 2) * C
+
+
+def refuse_what_no_memory_holds(s: Settings) -> None:
+    """Raises UserError where the weights alone, in fp32, are larger than this machine's memory."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    need, memory = 4 * parameters(s), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > memory:
+        raise UserError(
+            f"{s.n_layer} layers of width {s.n_embd}, a vocabulary of {s.vocab_size} and T = {s.T}"
+            f" make {need / 1e9:,.0f} GB of weights, this machine has {memory / 1e9:,.0f}:"
+            " try a smaller model (--help lists sizes)"
+        )
 
 
 def plan(s: Settings, world_size: int) -> str:
@@ -178,14 +206,13 @@ def step_memory(s: Settings, dtype: torch.dtype) -> dict[str, int]:
     """
     C, tokens, size = s.n_embd, s.B * s.T, dtype.itemsize
     matrices = 12 * s.n_layer * C**2 + s.vocab_size * C
-    parameters = matrices + s.T * C + (13 * s.n_layer + 2) * C
     # A layer keeps the inputs of its two LayerNorms in fp32; in dtype those of its matmuls and of
     # GELU: 1 C for q, k and v, which are 3 C, 1 C for c_proj, 1 C for c_fc, and 4 C + 4 C around
     # GELU. Before the layers stands the embedding, after them the gradient from the loss.
     kept = tokens * C * (s.n_layer * (2 * 4 + 14 * size) + 4 + size)
     logits = min(tokens, chunk_rows("cuda", dtype)) * s.vocab_size * size
     return {
-        "weights, gradients, AdamW's two moments": 4 * 4 * parameters,
+        "weights, gradients, AdamW's two moments": 4 * 4 * parameters(s),
         f"matrices in {str(dtype).removeprefix('torch.')}": size * matrices if size < 4 else 0,
         "kept for the backward pass": kept,
         "a chunk's logits and their gradient": 2 * logits,
