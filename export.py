@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         args = parse_args(argv)
         export(Path(args.checkpoint), Path(args.folder))
-    print(f"wrote {args.folder}; try: python sample.py {args.folder}")
+        print(f"wrote {args.folder}; try: python sample.py {args.folder}")
 
 
 if __name__ == "__main__":

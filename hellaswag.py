@@ -85,12 +85,13 @@ def load_examples(path: str | Path) -> list[dict[str, Any]]:
     Raises UserError, with the number of the line, for a file that is cut or has other fields.
     """
     hint = "give a whole one with --data FILE, or delete this one and leave --data out"
+    check = "check --data, or leave it out to download one"
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"cannot read {path} (a folder or a pipe, not a file): {check}")
     try:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): check --data, or leave it out to download one"
-        ) from error
+        raise UserError(f"cannot read {path} ({error.strerror}): {check}") from error
     if not lines:
         raise UserError(f"{path} is empty, expected one example a line: {hint}")
     examples = []
@@ -117,7 +118,8 @@ def is_example(example: Any) -> bool:
         and context != ""
         and isinstance(endings, list)
         and [type(ending) for ending in endings] == [str] * 4
-        and example.get("label") in (0, 1, 2, 3)
+        and type(example.get("label")) is int
+        and 0 <= example["label"] <= 3
     )
 
 
@@ -324,8 +326,8 @@ def main(argv: list[str] | None = None) -> None:
         refuse_fewer_ids(model.config.vocab_size, args.model)
         with compute.autocast():
             correct = evaluate(model, examples, get_encoding(), compute.device, tqdm)
-    for name, num in zip(("acc", "acc_norm"), correct):
-        print(f"{name}: {num}/{len(examples)}={num / len(examples):.4f}")
+        for name, num in zip(("acc", "acc_norm"), correct):
+            print(f"{name}: {num}/{len(examples)}={num / len(examples):.4f}")
 
 
 if __name__ == "__main__":

@@ -388,9 +388,10 @@ class DataLoaderLite:
         """Raises UserError if the shards are others."""
         found = self.state_dict()["shards"]
         if state.get("shards", found) != found:
+            was = f"{len(state['shards'])} of {sum(n for n, _ in state['shards']):,}"
             raise UserError(
-                f"{self.data_root} holds {len(found)} shard(s), {self.num_tokens:,} tokens, and not"
-                f" the {len(state['shards'])} that this run began with: name those by --data_root"
+                f"{self.data_root} holds {len(found)} shard(s) of {self.num_tokens:,} tokens, and"
+                f" not those that this run began with, {was}: name these by --data_root"
             )
         self.position = state["position"]
 
@@ -535,7 +536,7 @@ def validation_loss(model: GPT, loader: DataLoaderLite, max_tokens: int, compute
     if rows == 0:
         raise UserError(
             f"{tokens} tokens to validate on, expected T = {loader.T} or more:"
-            " try a smaller --T, a larger --val_tokens, or --eval_every 0"
+            " try a smaller --T, more text or --val_tokens, or --eval_every 0"
         )
     total = torch.zeros((), device=compute.device)  # stays there: no waiting for each batch
     for first in range(loader.process_rank * loader.B, rows, loader.num_processes * loader.B):
@@ -674,9 +675,7 @@ def train(
         state.load_state_dict(checkpoint)
         state.resumed.append({"step": state.step, **changes(s, checkpoint)})
     first_step = state.step
-    examples = None
-    if s.hellaswag_every > 0:
-        examples = hellaswag.share(compute, raw_model.config.vocab_size)
+    examples = hellaswag.share(compute, vocab_size) if s.hellaswag_every > 0 else None
     run = {"settings": asdict(s), "resumed": state.resumed}
     run["compute"] = {**asdict(compute), "dtype": str(compute.dtype)}
     compute.barrier()  # all have read what they start from: Log moves an earlier run away
@@ -725,7 +724,8 @@ def train(
         log.write(step, "train", loss)
         if stops > 0 and step + 1 < s.max_steps:
             save_and_leave(state, compute, stop)
-    compute.print(f"log: {log.path}")
+    if log.has_begun:
+        compute.print(f"log: {log.path}")
 
 
 # ---------- The command line ------------------------------------------------------------

@@ -47,6 +47,8 @@ class Cache:
     def skip_padding(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns (T) of the new tokens -> their positions (B, T), and the mask (B, 1, T, length)
         of what they read. Padding reads itself: a softmax over nothing would be nan."""
+        if self.length == 0:
+            assert ((self.padding >= 0) & (self.padding < len(queries))).all()  # no row is empty
         padding = self.padding[:, None, None]  # (B, 1, 1)
         keys = torch.arange(self.length + len(queries), device=queries.device)
         queries = queries[:, None]  # (T, 1)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import math
 import os
 import re
@@ -22,11 +23,12 @@ def one_line_errors() -> Iterator[None]:
     """Around main(): print a UserError as one line and exit with code 2. Of several processes rank
     0 prints what all have met, another one what rank 0 has not.
 
-    Ctrl-C, and a reader of the output who has seen enough, end it without a word. Everything else
-    keeps its traceback.
+    Ctrl-C, and a reader of the output who has seen enough, end it without a word; output to a full
+    disk, with a line. Everything else keeps its traceback.
     """
     try:
         yield
+        sys.stdout.flush()  # or it might fail when nobody looks any more
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" on rank {rank}"
@@ -37,8 +39,19 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as by `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or what is still unwritten would fail again
+        drop_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        drop_output()
+        print(f"error: cannot write the output ({error.strerror}): make room", file=sys.stderr)
+        sys.exit(2)
+
+
+def drop_output() -> None:
+    """What is still unwritten would fail again, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def is_first_to_say(error: str, rank: str) -> bool:

@@ -110,6 +110,11 @@ def settle(
     refuse_another_run(defaults, given, saved)
     if trained:
         refuse_another_shape(given, trained)
+    if trained and not checkpoint and "size" in given:
+        raise UserError(
+            f"--size {given['size']}: {given['init_from']} has a shape of its own; leave it out, or"
+            " --init_from, which makes a new model"
+        )
     if "max_lr" in given:
         saved.pop("min_lr", None)  # a tenth of the new one, or a lower max_lr would make it rise
     known = {**saved, **given}
@@ -234,6 +239,13 @@ def introduce(
         need = sum(step_memory(s, compute.dtype).values())
         compute.print(f"memory of a compiled step, on paper: {need / 1e9:.1f} GB on each GPU")
     if checkpoint:
-        compute.print(f"the run in {s.log_dir} goes on at step {checkpoint['step']:,}")
+        compute.print(goes_on(s, checkpoint["step"]))
         for name, (old, new) in changes(s, checkpoint).items():
-            compute.print(f"{name}: {new} from here on, it was {old}")
+            was = "the default" if old is None else old
+            compute.print(f"{name}: {new} from here on, it was {was}")
+
+
+def goes_on(s: Settings, step: int) -> str:
+    if step == s.max_steps:
+        return f"the run in {s.log_dir} has done its {step:,} steps; a larger --max_steps adds more"
+    return f"the run in {s.log_dir} goes on at step {step:,}"

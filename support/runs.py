@@ -19,7 +19,7 @@ from torch import nn
 
 from support.cli import TYPED, UserError, takes
 from support.compute import Compute
-from support.files import free_name, whole_file, write_whole
+from support.files import free_name, one_line_when_not_writable, whole_file, write_whole
 from support.weights import (
     HEAD,
     SHAPE,
@@ -91,10 +91,9 @@ class Log:
 
     def keep_lines_before(self, first_step: int) -> None:
         """Later ones are written again, if the run takes the same way; a copy keeps them all."""
-        text = self.path.read_text() if self.path.exists() else ""
-        steps = (re.match(r"\d+ ", line) for line in text.splitlines())
-        lines = [match.string for match in steps if match and int(match[0]) < first_step]
-        kept = "".join(f"{line}\n" for line in lines)
+        text = self.path.read_bytes() if self.path.is_file() else b""
+        lines = (re.fullmatch(rb"(\d{1,18}) \w+ \S+", line) for line in text.splitlines())
+        kept = b"".join(line[0] + b"\n" for line in lines if line and int(line[1]) < first_step)
         if kept != text:
             copy = free_name(self.path.with_name(f"log_before_resume_at_{first_step:05d}.txt"))
             write_whole(copy, text)
@@ -102,12 +101,14 @@ class Log:
         write_whole(self.path, kept)
 
     def write(self, step: int, stream: str, value: float) -> None:
+        """Raises UserError where it cannot be written, as on a full disk."""
         if not self.is_writer:
             return
-        if not self.has_begun:
-            self.begin()
-        with self.path.open("a") as file:
-            file.write(f"{step} {stream} {value:.6f}\n")
+        with one_line_when_not_writable(self.path):
+            if not self.has_begun:
+                self.begin()
+            with self.path.open("a") as file:
+                file.write(f"{step} {stream} {value:.6f}\n")
 
 
 def move_earlier_run_away(log_dir: Path) -> None:
@@ -344,7 +345,10 @@ def is_vector(size: torch.Size) -> bool:
 def is_loader(state: Any) -> bool:
     if not isinstance(state, dict) or not isinstance(state.get("shards", []), list):
         return False
-    return type(state.get("position")) is int and state["position"] >= 0
+    shards = all(
+        type(x) is list and list(map(type, x)) == [int, int] for x in state.get("shards", [])
+    )
+    return shards and type(state.get("position")) is int and state["position"] >= 0
 
 
 def is_generator(state: Any) -> bool:

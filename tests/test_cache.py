@@ -122,3 +122,10 @@ def test_the_smallest_temperature_is_the_likeliest_token():
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
     for temperature in (1e-3, 1e-30, 1e-320):
         assert draw(logits, 50, temperature, None).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("lengths", [[0, 5], [5, 6], [-1, 5]])
+def test_a_row_without_tokens_or_with_more_than_there_are_is_refused(lengths):
+    idx = torch.zeros(2, 5, dtype=torch.long)
+    with pytest.raises(AssertionError):
+        tiny_model().generate(idx, 3, lengths=torch.tensor(lengths))

@@ -83,3 +83,10 @@ def test_another_shape_than_the_trained_model_s_is_refused(folder, capsys):
     error = error_of(capsys, *init_from, "--n_layer", "3")
     assert f"--n_layer 3: {folder}/log has 2; leave it out" in error
     assert "--T 65 is over the block_size of" in error_of(capsys, *init_from, "--T", "65")
+
+
+def test_a_size_is_that_of_a_new_model(folder, capsys):
+    error = error_of(
+        capsys, "--device", "cpu", "--init_from", str(folder / "log"), "--size", "gpt2"
+    )
+    assert f"--size gpt2: {folder}/log has a shape of its own; leave it out" in error

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -260,6 +261,8 @@ def test_load_examples(tmp_path):
         json.dumps(GOOD | {"endings": [1, 2, 3, 4]}),
         json.dumps(GOOD | {"label": 4}),
         json.dumps(GOOD | {"label": "0"}),
+        json.dumps(GOOD | {"label": True}),
+        json.dumps(GOOD | {"label": 1.0}),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path, line):
@@ -268,6 +271,12 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, line):
     path.write_bytes(json.dumps(GOOD).encode() + b"\n" + line + b"\n")
     with pytest.raises(UserError, match=r"bad\.jsonl, line 2 .*--data"):
         hellaswag.load_examples(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match=r"pipe\.jsonl .a folder or a pipe, not a file.: .*--data"):
+        hellaswag.load_examples(tmp_path / "pipe.jsonl")
 
 
 def test_a_file_that_is_empty_or_not_there(tmp_path):

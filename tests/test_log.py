@@ -135,3 +135,8 @@ def test_a_run_that_fails_before_its_first_line_leaves_the_earlier_one_alone(tmp
     failed = run(*FLAGS, "--val_tokens", "1", "--log_dir", str(tmp_path))
     assert failed.returncode == 2 and "tokens to validate on" in failed.stderr
     assert {path: path.read_bytes() for path in tmp_path.glob("*")} == before
+
+
+def test_a_log_that_was_not_written_is_not_named(tmp_path):
+    nothing = "--max_steps 0 --eval_every 0 --sample_every 0 --log_dir".split()
+    assert "log: " not in run(*FLAGS, *nothing, str(tmp_path)).stdout

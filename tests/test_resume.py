@@ -101,9 +101,8 @@ def test_other_data_is_refused_and_the_same_in_another_place_is_not(eight_steps,
     ):
         change()
         flags = ("--device", "cpu", "--resume", "1", "--log_dir", str(cut), *moved)
-        assert "the 2 that this run began with: name those by --data_root" in error_of(
-            capsys, *flags
-        )
+        error = error_of(capsys, *flags)
+        assert "not those that this run began with, 2 of 800: name these by --data_root" in error
 
 
 def test_steps_that_are_done_already_are_refused(cut, capsys):
@@ -135,3 +134,19 @@ def test_every_field_says_what_it_is_when_a_run_goes_on():
         "resume",
         "device",
     ]
+
+
+def test_a_run_that_is_done_says_so(eight_steps, tmp_path):
+    shutil.copytree(eight_steps / "log", tmp_path / "log")
+    before = {path: path.read_bytes() for path in (tmp_path / "log").iterdir()}
+    result = resume(tmp_path / "log")
+    assert result.returncode == 0 and "log.txt" not in result.stdout
+    assert "has done its 8 steps; a larger --max_steps adds more" in result.stdout
+    assert {path: path.read_bytes() for path in (tmp_path / "log").iterdir()} == before
+
+
+def test_a_default_is_not_called_none(cut):
+    assert (
+        "dtype: float32 from here on, it was the default"
+        in resume(cut, "--dtype", "float32").stdout
+    )

@@ -1,12 +1,17 @@
 """Saving that fails, weights that are not worth it, and how many checkpoints are kept."""
 
+import errno
+import os
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 
 import hellaswag
 from support import runs
 from support.cli import UserError
-from support.runs import checkpoints, refuse_broken_weights, write_checkpoint
+from support.runs import Log, checkpoints, refuse_broken_weights, write_checkpoint
 from support.tokenizer import get_encoding
 from tiny import ROOT, TINY_FLAGS, run, tiny_model
 
@@ -81,3 +86,46 @@ def test_a_checkpoint_that_fails_keeps_all_others(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_checkpoint(str(tmp_path), {"step": 3}, keep=1)
     assert steps(tmp_path) == [1, 2]
+
+
+def fail_with(code: int):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def keep_files_short(log_txt: Path) -> None:
+    """No file can grow beyond half of the line that comes next."""
+    size = log_txt.stat().st_size + 5
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("how", ["limit", errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_under_log_txt_ends_the_run_and_keeps_its_checkpoint(
+    tmp_path, monkeypatch, how
+):
+    """Also where half of a line was written; a run that goes on has each line once."""
+    whole, log_dir = tmp_path / "whole", tmp_path / "log"
+    assert run(*FLAGS, "--log_dir", str(whole)).returncode == 0
+    write = Log.write
+
+    def full_at_step_3(log, step, stream, value):
+        if step == 3 and how == "limit":
+            keep_files_short(log.path)
+        elif step == 3:
+            monkeypatch.setattr(Path, "open", fail_with(how))
+        write(log, step, stream, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", full_at_step_3)
+        try:
+            result = run(*FLAGS, "--log_dir", str(log_dir))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.undo()
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"cannot write {log_dir}/log.txt (" in result.stderr
+    assert steps(log_dir) == [2]
+    assert run("--resume", "1", "--device", "cpu", "--log_dir", str(log_dir)).returncode == 0
+    assert (log_dir / "log.txt").read_text() == (whole / "log.txt").read_text()

@@ -115,4 +115,4 @@ def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(tmp_path)
     flags = (*FLAGS, *"--max_steps 2 --save_every 1 --resume auto --log_dir".split(), str(tmp_path))
     first, second = run(*flags), run(*flags)
     assert "goes on" not in first.stdout and "step     0 |" in first.stdout
-    assert "goes on at step 2" in second.stdout and "step     0 |" not in second.stdout
+    assert "has done its 2 steps" in second.stdout and "step     0 |" not in second.stdout
