@@ -1,5 +1,6 @@
 """What all command lines have in common."""
 
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -63,7 +64,8 @@ def test_output_to_a_full_disk_is_one_line(line):
     lines = "from support.cli import one_line_errors", "with one_line_errors():", f"    {line}"
     command = [sys.executable, "-c", "\n".join(lines)]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=PIPE, text=True)
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=full, stderr=PIPE, text=True)
     expected = "error: cannot write the output (No space left on device): make room\n"
     assert (done.returncode, done.stderr) == (2, expected)
 

@@ -160,7 +160,7 @@ def test_the_card_says_what_it_is(mine):
 def test_the_folder_is_complete_and_named(mine, capsys):
     out = mine.parent / "new" / "out"
     export.main([str(mine), str(out)])
-    assert capsys.readouterr().out == f"wrote {out}; try: python sample.py {out}\n"
+    assert capsys.readouterr() == (f"wrote {out}; try: python sample.py {out}\n", "")
     names = {path.name for path in out.iterdir()}
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # all for the same readers
     assert names == {

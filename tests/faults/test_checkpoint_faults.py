@@ -262,7 +262,7 @@ def test_where_there_is_none_before_its_fault_is_the_error(log, how):
     path = change_newest(log, put("loader", "x"))
     (log / "model_00002.pt").unlink()
     before = {path: path.read_bytes() for path in log.iterdir()}
-    result = resume(log, "--resume", how)
+    result = resume(log, "--resume", how, "--max_steps", "4", "--eval_every", "0")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"--resume {how}: {path}: its loader holds other" in result.stderr
     assert {path: path.read_bytes() for path in log.iterdir()} == before

@@ -69,6 +69,14 @@ def test_many_mutations_of_log_txt(log_dir, capsys):
         print(f"\nlog.txt {sum(ends.values())} tried:", dict(ends))
 
 
+def test_only_whole_lines_stay(log_dir):
+    whole = b"3 train 2.5\n4 val 2.75\n"
+    (log_dir / "log.txt").write_bytes(
+        b"0 train\n1 \n" + b"9" * 5000 + b" train 1.0\n\xff\x00\n" + whole + b"5 tr"
+    )
+    assert b"\n".join(go_on(log_dir)) == whole + b"30 train 0.500000\n"
+
+
 def settings_mutations(log_dir: Path, seeds: range) -> None:
     """Nothing reads it: a run that goes on writes it anew, as it was."""
     path = log_dir / "settings.json"
