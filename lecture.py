@@ -285,7 +285,7 @@ def correct(root: Path, lesson: Lesson, tree: Path) -> None:
 @contextmanager
 def worktree(root: Path, lesson: Lesson) -> Iterator[tuple[Path, dict[str, str]]]:
     """A temporary checkout of a lesson, corrected, and the environment to run its commands in."""
-    folder = Path(tempfile.mkdtemp(prefix="lecture-"))
+    folder = Path(tempfile.mkdtemp(prefix="lecture-")).resolve()
     tree = folder / "checkout"
     try:
         git(root, "worktree", "add", "--quiet", "--detach", str(tree), lesson.sha)
@@ -296,7 +296,10 @@ def worktree(root: Path, lesson: Lesson) -> Iterator[tuple[Path, dict[str, str]]
         yield tree, {**os.environ, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        git(root, "worktree", "prune")
+        # Not prune, which would take a worktree that a reader has moved by hand. Twice --force, as
+        # one that was interrupted while it was added is locked; if it never was there, all is well.
+        with suppress(UserError):
+            git(root, "worktree", "remove", "--force", "--force", str(tree))
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -413,7 +416,9 @@ def check_all(root: Path, lessons: list[Lesson], minutes: float | None) -> int:
         else:
             failed += 1
     print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    if passed + failed == 0:
+        print("nothing was checked: give it more --minutes")
+    return 0 if passed and not failed else 1
 
 
 def run_lesson(root: Path, lesson: Lesson) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lecture
+from support.cli import UserError
 
 # In a child: a suite started in the background by a script has its children ignore SIGINT.
 listen_to_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -255,9 +256,30 @@ def test_commands_are_those_of_this_interpreter_in_a_clean_checkout(three, monke
 def test_newest_first_until_the_minutes_are_used(three, capfd):
     assert lecture.main(["check", "1..2", "--newest"], three) == 0
     assert [line[:9] for line in lines(capfd)[:2]] == ["lesson 02", "lesson 01"]
-    assert lecture.main(["check", "--newest", "--minutes", "0"], three) == 0
+    assert lecture.main(["check", "--newest", "--minutes", "0"], three) == 1
     shown = lines(capfd)
-    assert shown == ["left out after 0 minutes: 03 02 01", "0 passed, 0 failed"]
+    assert shown[:2] == ["left out after 0 minutes: 03 02 01", "0 passed, 0 failed"]
+    assert shown[2:] == ["nothing was checked: give it more --minutes"]
+
+
+def test_a_worktree_of_the_reader_s_that_was_moved_stays(three, tmp_path, monkeypatch):
+    git(three, "worktree", "add", "-q", "--detach", str(tmp_path / "mine"))
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    assert lecture.main(["1", "--run"], three) == 0
+    assert git(tmp_path / "moved", "status", "--short") == ""
+    monkeypatch.setattr(lecture, "git", partial(fail_to_add, lecture.git))
+    assert exit_code(["1", "--run"], three) == 2
+    assert git(tmp_path / "moved", "status", "--short") == ""
+    assert len(git(three, "worktree", "list").splitlines()) == 2  # the repository, and the moved
+
+
+def fail_to_add(git, root: Path, *args: str) -> str:
+    """git, but `worktree add` fails half-way."""
+    printed = git(root, *args)
+    if args[:2] == ("worktree", "add"):
+        (Path(args[-2]) / ".git").unlink()
+        raise UserError("no room")
+    return printed
 
 
 @pytest.mark.parametrize(
