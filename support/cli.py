@@ -6,7 +6,9 @@ import errno
 import math
 import os
 import re
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
@@ -55,20 +57,27 @@ def drop_output() -> None:
 
 
 def is_first_to_say(error: str, rank: str) -> bool:
-    """Whether this process is to print it: rank 0, or one whose error rank 0 has not met, too, some
-    seconds later. They leave word in the store that torchrun keeps for its processes."""
+    """Whether this process is to print it: rank 0, or the first of those whose error rank 0 has not
+    met, too, some seconds later. They leave word in the store that torchrun keeps for them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return True
     from torch.distributed import TCPStore
 
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"error of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection((host, port), timeout=3).close()  # TCPStore fails in 20 lines
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=3))
         if rank == "0":
             store.set(key, error)
-        return rank == "0" or store.get(key).decode() != error
-    except RuntimeError:  # no store, or no word from rank 0 in time
+            return True
+        for _ in range(30):
+            if store.check([key]):
+                break
+            time.sleep(0.1)
+        said_by_rank_0 = store.check([key]) and store.get(key).decode() == error
+        return not said_by_rank_0 and store.add(f"{key}: {error}", 1) == 1
+    except (KeyError, OSError, RuntimeError):  # no store, or no longer
         return True
 
 

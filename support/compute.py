@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -72,6 +74,10 @@ def use_large_pages() -> None:
 
 
 # ---------- Device, dtype, processes ------------------------------------------------------
+
+# How long a process waits for another that is there but does not answer. Rank 0 keeps them waiting
+# while it downloads, draws samples, and writes a checkpoint to a slow disk.
+PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -159,11 +165,22 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
         raise UserError(f"--dtype {dtype}: expected float32 or bfloat16")
     dtype = dtype or ("bfloat16" if has_bfloat16(kind) else "float32")
     if world_size > 1:
-        if kind == "cuda":
-            dist.init_process_group("nccl", device_id=torch.device(device))
-        else:
-            dist.init_process_group("gloo")
+        join(device, kind, world_size)
     return Compute(device, getattr(torch, dtype), rank, world_size, local_rank)
+
+
+def join(device: str, kind: str, world_size: int) -> None:
+    """Join the other processes. Raises UserError if they are not all there in time."""
+    try:
+        if kind == "cuda":
+            dist.init_process_group("nccl", timeout=PATIENCE, device_id=torch.device(device))
+        else:
+            dist.init_process_group("gloo", timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:  # ValueError: a variable is not set
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{world_size} processes did not find each other ({reason}): start them by torchrun"
+        ) from error
 
 
 def refuse_more_processes_than_gpus() -> None:
@@ -196,12 +213,23 @@ def use_device(device: str) -> str:
 
 @contextmanager
 def leaving_the_group(compute: Compute) -> Iterator[None]:
-    """Leave the process group at the end, even after an error."""
+    """Leave the process group at the end, even after an error.
+
+    Raises UserError if a collective failed, as another process has ended or does not answer.
+    """
     is_nccl = compute.device_type == "cuda"
     try:
         yield
         if is_nccl:
             compute.barrier()  # none leaves while another's kernels still wait for it
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it, before this is said
+        raise UserError(
+            f"another process ended, or did not answer for {PATIENCE.total_seconds():g} s; it may"
+            " have said why; the same command with --resume auto goes on from the newest checkpoint"
+        ) from error
     finally:
         if compute.world_size > 1:
             if not is_nccl:
