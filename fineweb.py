@@ -510,7 +510,8 @@ def write_shards(
     note_read(progress, files, len(files))
     if filled:
         finish_shard(out, progress, shard[:filled], documents)
-    save_progress(out, progress)
+    else:
+        save_progress(out, progress)
 
 
 def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: int) -> None:
@@ -529,7 +530,8 @@ def finish_shard(out: Path, progress: Progress, shard: np.ndarray, documents: in
 
 def refuse_small_source(out: Path, progress: Progress, tokens: int) -> None:
     """Removes what was written and raises UserError: there is no shard to train on."""
-    for path in (shard_path(out, 0), out / MANIFEST, out / "progress.json"):
+    save_progress(out, Progress(progress.source, progress.shard_size))  # or a kill now would leave
+    for path in (out / MANIFEST, shard_path(out, 0), out / "progress.json"):  # less than it says
         path.unlink(missing_ok=True)
     if not any(out.iterdir()):
         out.rmdir()
@@ -549,6 +551,9 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
     """From source to shards, with a progress bar; returns what `out` then holds."""
     files = find_files(source)
     progress = open_out(out, files, shard_size)
+    for path in out.glob("*.tmp"):
+        if OUR_TEMPORARY.fullmatch(path.name):
+            path.unlink()  # of a run that was killed while it wrote
     if progress.complete or (last is not None and progress.shards >= last):
         print("nothing to do: all of it is there")
         return progress
@@ -561,9 +566,6 @@ def tokenize(source: str, out: Path, shard_size: int, last: int | None, threads:
     )
     make_folder(out)
     save_progress(out, progress)
-    for path in out.iterdir():
-        if OUR_TEMPORARY.fullmatch(path.name):
-            path.unlink()  # of a run that was killed while it wrote
     with tqdm(
         total=total,
         initial=begun,

@@ -737,7 +737,7 @@ def main(argv: list[str] | None = None) -> None:
         given = parse_flags(Settings, argv, help_text())
         compute = start_compute(given.get("device"), given.get("dtype"))
         log_dir = given.get("log_dir", Settings.log_dir)
-        with leaving_the_group(compute), only_run_in(log_dir, compute):
+        with leaving_the_group(compute), only_run_in(log_dir, compute, given.get("resume", "0")):
             trained, checkpoint = start_from(given, compute)
             s = settle(Settings(), given, compute, trained and trained.config, checkpoint)
             compute = compute.with_dtype(s.dtype)

@@ -30,22 +30,31 @@ from support.weights import (
 )
 
 LOCK_SECONDS = 5  # to wait for it: a run that torchrun starts again may find its own last breath
+OTHERWISE = "start without it, or name its --log_dir"
+OUR_TEMPORARY = re.compile(
+    r"(model_\d+\.pt|settings\.json|log(_before_resume_at_\d+(-\d+)?)?\.txt)(\.\d+)?\.tmp"
+)
 
 # ---------- One run in a folder ---------------------------------------------------------
 
 
 @contextmanager
-def only_run_in(log_dir: str, compute: Compute) -> Iterator[None]:
+def only_run_in(log_dir: str, compute: Compute, resume: str = "0") -> Iterator[None]:
     """Meanwhile no other run can use log_dir. The lock is the operating system's: it ends with the
     process that took it, rank 0, however that ends.
 
-    Raises UserError on all processes if another run has it, or if log_dir cannot be written to.
+    Raises UserError on all processes if another run has it, if log_dir cannot be written to, or if
+    the run to go on with has no such folder: one whose name is a mistake is not made.
     """
     lock, problem = FileLock(Path(log_dir) / ".lock"), 0
-    if compute.rank == 0:
+    if compute.rank == 0 and resume == "1" and not Path(log_dir).is_dir():
+        problem = 3
+    elif compute.rank == 0:
         try:
             Path(log_dir).mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=LOCK_SECONDS)
+            if any(Path(log_dir).glob("run-*.moving")):
+                move_earlier_run_away(Path(log_dir))  # or half of it would be taken for this one's
         except Timeout:
             problem = 1
         except OSError:
@@ -55,6 +64,8 @@ def only_run_in(log_dir: str, compute: Compute) -> Iterator[None]:
         raise UserError(f"another run is using {log_dir}: wait for it, or name another --log_dir")
     if 2 in problems:
         raise UserError(f"--log_dir {log_dir}: not a folder that can be written to; name another")
+    if 3 in problems:
+        raise UserError(f"--resume 1: {no_checkpoint(log_dir)}; {OTHERWISE}")
     try:
         yield
     finally:
@@ -80,25 +91,32 @@ class Log:
     def begin(self) -> None:
         """With the first line: what fails before it has not touched the earlier run."""
         self.has_begun = True
-        for leftover in self.path.parent.glob("model_*.pt.*.tmp"):
-            leftover.unlink()  # of a run that was killed while it saved
+        for leftover in self.path.parent.glob("*.tmp"):
+            if OUR_TEMPORARY.fullmatch(leftover.name):
+                leftover.unlink()  # of a run that was killed while it saved
         if self.first_step == 0:
             move_earlier_run_away(self.path.parent)
+        else:
+            keep = self.run.get("settings", {}).get("keep", 0)
+            remove_older(str(self.path.parent), self.first_step, keep)
         self.keep_lines_before(self.first_step)
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         text = json.dumps({**self.run, **versions, "commit": git_commit()}, indent=2) + "\n"
         write_whole(self.path.parent / "settings.json", text)
 
     def keep_lines_before(self, first_step: int) -> None:
-        """Later ones are written again, if the run takes the same way; a copy keeps them all."""
-        text = self.path.read_bytes() if self.path.is_file() else b""
-        lines = (re.fullmatch(rb"(\d{1,18}) \w+ \S+", line) for line in text.splitlines())
-        kept = b"".join(line[0] + b"\n" for line in lines if line and int(line[1]) < first_step)
-        if kept != text:
+        """Later ones are written again, if the run takes the same way; a copy keeps them all, but
+        where they are only what was measured at first_step, with the same weights."""
+        text, kept, dropped = self.path.read_bytes() if self.path.is_file() else b"", [], []
+        for line in text.splitlines(keepends=True):
+            match = re.fullmatch(rb"(\d{1,18}) \w+ \S+\n", line)  # and not the half of one
+            (kept if match and int(match[1]) < first_step else dropped).append(line)
+        measured = b"%d val " % first_step, b"%d hella " % first_step
+        if not all(line.startswith(measured) for line in dropped):
             copy = free_name(self.path.with_name(f"log_before_resume_at_{first_step:05d}.txt"))
             write_whole(copy, text)
             print(f"log.txt goes on at step {first_step}; what it was until now is in {copy}")
-        write_whole(self.path, kept)
+        write_whole(self.path, b"".join(kept))
 
     def write(self, step: int, stream: str, value: float) -> None:
         """Raises UserError where it cannot be written, as on a full disk."""
@@ -203,8 +221,8 @@ def restore_generators(checkpoint: dict[str, Any]) -> None:
 def write_checkpoint(log_dir: str, checkpoint: dict[str, Any], keep: int = 0) -> Path:
     """log_dir/model_STEP.pt: State.state_dict(), for torch.load(..., weights_only=True).
 
-    Of the checkpoints in log_dir the newest `keep` are left; all of them where that is 0. Raises
-    UserError if it cannot be written; all others are then kept.
+    Of this and those of earlier steps the newest `keep` are left; all of them where that is 0.
+    Raises UserError if it cannot be written; all others are then kept.
     """
     path = Path(log_dir) / f"model_{checkpoint['step']:05d}.pt"
     try:
@@ -212,10 +230,16 @@ def write_checkpoint(log_dir: str, checkpoint: dict[str, Any], keep: int = 0) ->
             torch.save(checkpoint, file)
     except RuntimeError as error:  # torch's own, where a write failed
         raise UserError(f"cannot write {path} ({str(error).splitlines()[0]})") from error
-    if keep > 0:
-        for _, older in checkpoints(log_dir)[:-keep]:
-            older.unlink()
+    remove_older(log_dir, checkpoint["step"], keep)
     return path
+
+
+def remove_older(log_dir: str, step: int, keep: int) -> None:
+    """Of the checkpoints before the good one of `step`, leave the newest keep - 1. Those after it
+    could not be read when the run began, or it would go on with them."""
+    older = [path for other, path in checkpoints(log_dir) if other < step]
+    for path in older[::-1][keep - 1 :] if keep > 0 else []:
+        path.unlink()
 
 
 def refuse_broken_weights(model: nn.Module, step: int, log_dir: str) -> None:
@@ -299,7 +323,11 @@ def newest_checkpoint(log_dir: str, settings: type | None = None) -> dict[str, A
             if path == paths[-1]:
                 raise
             print(f"{error}; trying the one before", flush=True)
-    raise UserError(f"found no checkpoint in {log_dir}, expected a model_STEP.pt")
+    raise UserError(no_checkpoint(log_dir))
+
+
+def no_checkpoint(log_dir: str) -> str:
+    return f"found no checkpoint in {log_dir}, expected a model_STEP.pt"
 
 
 def refuse_half_a_run(checkpoint: dict[str, Any], settings: type, path: Path) -> None:
@@ -396,5 +424,5 @@ def agreed_checkpoint(
             " (-1: there is none): copy the newest one to all machines"
         )
     if problem and (resume != "auto" or checkpoints(log_dir)):
-        raise UserError(f"--resume {resume}: {problem}; start without it, or name its --log_dir")
+        raise UserError(f"--resume {resume}: {problem}; {OTHERWISE}")
     return checkpoint

@@ -82,10 +82,22 @@ def test_checkpoints_of_an_earlier_run_are_kept_too(tmp_path):
 
 
 def test_half_a_checkpoint_of_a_killed_run_is_removed_and_nothing_else(tmp_path):
-    (tmp_path / "model_00005.pt.123.tmp").touch()
-    (tmp_path / "mine.tmp").touch()
+    ours = {"model_00005.pt.123.tmp", "model_00005.pt.tmp", "settings.json.9.tmp", "log.txt.9.tmp"}
+    theirs = {"mine.tmp", "model_best.pt.1.tmp", "log_of_mine.txt.9.tmp"}
+    for name in ours | theirs | {"log_before_resume_at_00010-2.txt.9.tmp"}:
+        (tmp_path / name).touch()
     Log(str(tmp_path), {}).begin()
-    assert not list(tmp_path.glob("model_*")) and (tmp_path / "mine.tmp").exists()
+    assert {path.name for path in tmp_path.glob("*.tmp")} == theirs
+
+
+def test_what_is_measured_again_is_no_loss(tmp_path):
+    """A validation belongs to the step that a checkpoint is of: the run that goes on repeats it."""
+    first = run(*FLAGS, "--save_every", "2", "--log_dir", str(tmp_path))
+    before = read(tmp_path)
+    for _ in range(2):
+        again = run("--resume", "1", "--device", "cpu", "--log_dir", str(tmp_path))
+        assert (first.returncode, again.returncode) == (0, 0)
+    assert read(tmp_path) == before and not list(tmp_path.glob("log_before*"))
 
 
 def test_the_commit_is_that_of_the_code_wherever_one_stands(tmp_path, monkeypatch):

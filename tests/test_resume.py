@@ -110,6 +110,12 @@ def test_steps_that_are_done_already_are_refused(cut, capsys):
     assert "--max_steps 3: the checkpoint is of step 4 already" in error_of(capsys, *flags)
 
 
+def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):
+    error = error_of(capsys, *TINY_FLAGS, "--resume", "1", "--log_dir", str(tmp_path / "typo"))
+    assert f"--resume 1: found no checkpoint in {tmp_path}/typo, expected" in error
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_model_without_a_run_is_no_run(cut, capsys):
     whole = checkpoint(cut, 4)
     torch.save({key: whole[key] for key in ("model", "config", "step")}, cut / "model_00004.pt")

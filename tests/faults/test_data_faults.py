@@ -154,7 +154,7 @@ def test_stopped_before_any_of_its_files_gets_its_name(tmp_path, out, monkeypatc
             check_shards(out, reference(TEXTS[:40]), SIZE)
             assert verify(out) == len(list(out.glob("*.npy")))
     shards = len(list(out.glob("*.npy")))
-    assert stop_after == 1 + 3 * shards + 1  # progress; each shard, its sum, progress; the end
+    assert stop_after == 1 + 3 * shards  # progress; each shard, its sum, progress
 
 
 def test_a_source_edited_at_the_same_size_is_not_mixed_in(source, out, capsys):
