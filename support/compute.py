@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from support.cli import UserError
@@ -172,10 +173,16 @@ def start_compute(device: str | None, dtype: str | None) -> Compute:
 def join(device: str, kind: str, world_size: int) -> None:
     """Join the other processes. Raises UserError if they are not all there in time."""
     try:
+        store, rank, _ = next(rendezvous("env://", timeout=PATIENCE))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(world_size):  # the count is one machine's own
+            # torchrun's store outlives a restart: the addresses in it are of those that are gone.
+            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"start {start}", store)
+        group = dict(store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
         if kind == "cuda":
-            dist.init_process_group("nccl", timeout=PATIENCE, device_id=torch.device(device))
+            dist.init_process_group("nccl", device_id=torch.device(device), **group)
         else:
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            dist.init_process_group("gloo", **group)
     except (ValueError, RuntimeError) as error:  # ValueError: a variable is not set
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -124,8 +124,36 @@ def test_torchrun_starts_them_again_and_nothing_is_lost(tmp_path, victim):
 def test_no_process_is_waited_for_without_end(monkeypatch, device):
     asked = []
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr(
+        compute, "rendezvous", lambda _, **options: iter([(asked.append(options), 0, 2)])
+    )
     compute.join(device, device, 2)
-    assert asked[0]["timeout"] == timedelta(minutes=10)
+    assert [options["timeout"] for options in asked] == [timedelta(minutes=10)] * 2
+
+
+LATE = """
+import os
+import sys
+import time
+import torch
+from support.compute import start_compute
+rank, start = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+if rank == "1" and start == "1":
+    time.sleep(3)  # meanwhile only the addresses of the first start are there
+compute = start_compute("cpu", "float32")
+if start == "0":
+    sys.exit(1)
+print("the sum is", compute.sum(torch.ones(1)).item())
+"""
+
+
+@pytest.mark.soak
+def test_a_start_after_the_first_does_not_find_those_that_are_gone(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    command = "-m torch.distributed.run --standalone --nproc_per_node=2 --max-restarts=1".split()
+    process = start([*command, tmp_path / "late.py"], {})
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and output.count("the sum is 2.0") == 2, errors
 
 
 def test_processes_that_do_not_find_each_other(monkeypatch):
