@@ -22,38 +22,46 @@ class UserError(ValueError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Around main(): print a UserError as one line and exit with code 2. Of several processes rank
-    0 prints what all have met, another one what rank 0 has not.
+    """Around main(): print a UserError as one line and exit with code 2; and so for a file's name
+    that is too long, and for output to a full disk.
 
-    Ctrl-C, and a reader of the output who has seen enough, end it without a word; output to a full
-    disk, with a line. Everything else keeps its traceback.
+    Ctrl-C, and a reader of the output who has seen enough, end it without a word. Everything else
+    keeps its traceback.
     """
     try:
         yield
         sys.stdout.flush()  # or it might fail when nobody looks any more
-    except UserError as error:
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" on rank {rank}"
-        if is_first_to_say(str(error), rank):
-            said = re.sub(r"(\d{20})\d{20,}", r"\1...", str(error))
-            print(f"error{where}: {said}", file=sys.stderr, flush=True)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as by `| head`
         drop_output()
         sys.exit(1)
+    except UserError as error:
+        say(str(error))
+        sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.ENAMETOOLONG:  # of any flag's file
+            say(str(error))
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            drop_output()
+            say(f"cannot write the output ({error.strerror}): make room")
+        else:
             raise
-        drop_output()
-        print(f"error: cannot write the output ({error.strerror}): make room", file=sys.stderr)
         sys.exit(2)
 
 
 def drop_output() -> None:
     """What is still unwritten would fail again, when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def say(error: str) -> None:
+    """One line. Of several processes rank 0 prints what all have met, another what rank 0 has not."""
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" on rank {rank}"
+    line = re.sub(r"(\d{20})\d{20,}", r"\1...", error.replace("\n", "\\n"))  # of odd values
+    if is_first_to_say(line, rank):
+        print(f"error{where}: {line}", file=sys.stderr, flush=True)
 
 
 def is_first_to_say(error: str, rank: str) -> bool:
@@ -96,6 +104,9 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0], self._option_string_actions)
             hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
             raise UserError(f"unknown flag {unknown[0]}: {hint}")
+        for name, value in vars(given).items():
+            if value == []:  # what argparse makes of --name=--
+                self.error(f"--{name}: expected one argument")
         return given
 
 
