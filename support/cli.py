@@ -56,7 +56,7 @@ def drop_output() -> None:
 
 
 def say(error: str) -> None:
-    """One line. Of several processes rank 0 prints what all have met, another what rank 0 has not."""
+    """One line. Rank 0 prints what all processes have met, another one what rank 0 has not."""
     rank = os.environ.get("RANK", "0")
     where = "" if rank == "0" else f" on rank {rank}"
     line = re.sub(r"(\d{20})\d{20,}", r"\1...", error.replace("\n", "\\n"))  # of odd values
