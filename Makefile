@@ -1,5 +1,6 @@
 # make        train in the project's virtual environment, .venv
 # make test   run the tests in it
+# make book   render the book: _book/index.html
 # make lint   check the style; `ruff format .` fixes most of it
 # make env    set it up with everything, the tests' and play.ipynb's requirements included
 
@@ -7,13 +8,16 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check
 
-.PHONY: train test lint env
+.PHONY: train test book lint env
 
 train: $(VENV)/installed
 	$(VENV)/bin/python train_gpt2.py
 
 test: env
 	$(VENV)/bin/python -m pytest -q
+
+book: env
+	$(VENV)/bin/python lecture.py book
 
 lint: env
 	$(VENV)/bin/ruff check .

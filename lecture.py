@@ -3,6 +3,9 @@
     python lecture.py                 the lessons: number, subject, lines added and removed
     python lecture.py 8               one lesson: its message, then its diff
     python lecture.py 8 --run         run it, and compare what it prints with its Expect:
+    python lecture.py 8 --try         run it with the change that its page proposes under Try
+    python lecture.py book            render the book into _book/: open _book/index.html
+    python lecture.py record 8        run it and keep what it prints, for its page in the book
     python lecture.py check           check all of them; or some: check 8, check 8..14, check 8..
     python lecture.py check --newest --minutes 25
 
@@ -36,8 +39,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from support.cli import Parser, one_line_errors
-from support.lessons import RANGE, Lesson, code_paths, git, lines_changed, read_lessons, select
+from support.cli import Parser, UserError, one_line_errors
+from support.files import write_whole
+from support.lessons import (
+    DIFF_ORDER,
+    RANGE,
+    Lesson,
+    code_paths,
+    git,
+    lines_changed,
+    read_lessons,
+    select,
+)
 
 ROOT = Path(__file__).resolve().parent
 RUN_SECONDS = 60  # what a Run: line may take on two cores
@@ -76,10 +89,13 @@ def show(root: Path, lesson: Lesson) -> None:
     print(lesson.message, end="\n\n")
     for erratum in lesson.errata:
         print(textwrap.fill(f"Erratum: {erratum}", BODY_WIDTH), end="\n\n")
+    page = Path("book", f"{lesson.number:02d}.md")
+    if (root / page).exists():
+        print(f"Its page: {page}, or after python lecture.py book _book/{page.stem}.html\n")
     sys.stdout.flush()
+    order = ("--no-ext-diff", f"-O{DIFF_ORDER}")
     subprocess.run(
-        ["git", "--no-pager", "show", "--format=", "--no-ext-diff", lesson.sha, *code_paths()],
-        cwd=root,
+        ["git", "--no-pager", "show", "--format=", *order, lesson.sha, *code_paths()], cwd=root
     )
 
 
@@ -296,21 +312,70 @@ def run_lesson(root: Path, lesson: Lesson) -> int:
     return 0 if well else 1
 
 
+def try_lesson(root: Path, lesson: Lesson) -> int:
+    """Run one lesson with book/tries/NN.patch applied, and print what it does then.
+
+    Raises UserError if there is no such patch.
+    """
+    patch = root / "book" / "tries" / f"{lesson.number:02d}.patch"
+    if not patch.exists():
+        raise UserError(f"lesson {lesson.number:02d} has no patch: make its Try's change by hand")
+    print(f"{patch.read_text(encoding='utf-8')}\n$ {lesson.value('Run')}", flush=True)
+    with worktree(root, lesson) as (tree, env):
+        git(tree, "apply", str(patch))
+        ran = run(lesson.value("Run"), tree, env)
+    print(ran.output.rstrip("\n"), ran.complaint(), sep="\n")
+    return 0
+
+
+def record(root: Path, lesson: Lesson) -> None:
+    """Run one lesson and keep what it printed. Raises UserError if it is not what was expected."""
+    with worktree(root, lesson) as (tree, env):
+        ran = run(lesson.value("Run"), tree, {**env, "TQDM_DISABLE": "1"})  # no progress bars
+    if ran.complaint() or not re.search(lesson.expect(), ran.output, re.MULTILINE):
+        raise UserError(
+            f"lesson {lesson.number:02d} failed: python lecture.py {lesson.number} --run"
+        )
+    path = root / "book" / "outputs" / f"{lesson.number:02d}.txt"
+    temporary = re.escape(tempfile.gettempdir())
+    plain = re.sub(rf"\x1b\[[\d;]*m|{temporary}(/[^\s/]+)*/", "", ran.output)
+    write_whole(path, plain)  # without colours, and without this machine's folders
+    print(f"{path.relative_to(root)}, after {ran.seconds:.1f} s", flush=True)
+
+
+def render_book(root: Path, lessons: list[Lesson]) -> None:
+    try:
+        from support.book import render  # what it needs is in requirements-dev.txt only
+    except ImportError as error:
+        raise UserError(
+            f"the book needs {error.name}: pip install -r requirements-dev.txt"
+        ) from None
+    render(root, lessons, root / "_book")
+    print(f"open {root / '_book' / 'index.html'}")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         description=__doc__, prog="lecture.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", help="a lesson's number, or the word check")
-    parser.add_argument("which", nargs="?", help="with check: 8, 8..14 or 8..")
+    parser.add_argument(
+        "what", nargs="?", help="a lesson's number, or the word check, book or record"
+    )
+    parser.add_argument("which", nargs="?", help="with check and record: 8, 8..14 or 8..")
     parser.add_argument("--run", action="store_true", help="with a number: run the lesson")
+    parser.add_argument(
+        "--try", dest="trying", action="store_true", help="with a number: change it"
+    )
     parser.add_argument("--newest", action="store_true", help="with check: the newest first")
     parser.add_argument("--minutes", type=float, help="with check: start no lesson after this")
     args = parser.parse_args(argv)
     checking = args.what == "check"
-    if not checking and (args.which or args.newest or args.minutes is not None):
-        parser.error("a range, --newest and --minutes go with check")
-    if args.run and (checking or not args.what):
-        parser.error("--run goes with a lesson's number")
+    if not checking and (args.newest or args.minutes is not None):
+        parser.error("--newest and --minutes go with check")
+    if args.which and args.what not in ("check", "record"):
+        parser.error("a second range goes with check and record")
+    if (args.run or args.trying) and args.what in (None, "check", "book", "record"):
+        parser.error("--run and --try go with a lesson's number")
     return args
 
 
@@ -320,7 +385,16 @@ def act(args: argparse.Namespace, root: Path) -> int:
     if args.what == "check":
         chosen = select(lessons, args.which)
         return check_all(root, chosen[::-1] if args.newest else chosen, args.minutes)
+    if args.what == "book":
+        render_book(root, lessons)
+        return 0
+    if args.what == "record":
+        for lesson in select(lessons, args.which):
+            record(root, lesson)
+        return 0
     chosen = select(lessons, args.what)
+    if args.trying:
+        return max(try_lesson(root, lesson) for lesson in chosen)
     if args.run:
         return max(run_lesson(root, lesson) for lesson in chosen)
     if args.what is None:

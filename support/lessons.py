@@ -9,6 +9,7 @@ from pathlib import Path
 from support.cli import UserError
 
 DATA = ("input.txt", "*.ipynb", "assets", "book/figures", "book/outputs", "tests/data")  # pathspecs
+DIFF_ORDER = Path(__file__).with_name("diff_order.txt")  # for git: tests come last
 SUBJECT = re.compile(r"lesson (\d\d+): (.+)")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 

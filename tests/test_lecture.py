@@ -380,3 +380,21 @@ def test_expect_holds_for_a_line_among_others(three, capfd):
     )
     assert lecture.main(["check", "4"], three) == 0
     assert lecture.main(["4", "--run"], three) == 0
+
+
+def test_a_lesson_is_run_with_the_change_to_try(repo, capsys):
+    commit(repo, "lesson 01: first", {"a.py": GOOD})
+    assert "has no patch" in error_of_try(repo, capsys)
+    patch = "--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-print('loss:', 0.25)\n+print('loss:', 7)\n"
+    (repo / "book" / "tries").mkdir(parents=True)
+    (repo / "book" / "tries" / "01.patch").write_text(patch)
+    assert lecture.main(["1", "--try"], repo) == 0
+    assert "loss: 7" in capsys.readouterr().out
+    assert (repo / "a.py").read_text() == GOOD
+
+
+def error_of_try(repo, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        lecture.main(["1", "--try"], repo)
+    assert stop.value.code == 2
+    return capsys.readouterr().err

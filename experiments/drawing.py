@@ -1,0 +1,74 @@
+"""How all figures look: one style, and colours that follow the page's light or dark.
+
+An experiment draws with matplotlib in the colours below; in the SVG they become names, which the
+book's style sheet defines. The SVG alone, as a code host shows it, brings them along.
+"""
+
+import io
+import re
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# name: (light, dark); book/book.css has the same
+COLOURS = {
+    "ink": ("#1d2225", "#d9dee2"),
+    "soft": ("#5b656b", "#97a2aa"),
+    "grid": ("#d9dcd6", "#343b41"),
+    "paper": ("#fdfdfb", "#15181b"),
+    "blue": ("#2368ad", "#6caef0"),
+    "orange": ("#c4570c", "#f0a05c"),
+    "green": ("#2f7d3b", "#7bc987"),
+    "red": ("#b3261e", "#f28b82"),
+    "purple": ("#7a4aa8", "#c39bea"),
+}
+INK, SOFT, GRID, PAPER, BLUE, ORANGE, GREEN, RED, PURPLE = (c for c, _ in COLOURS.values())
+STYLE = {
+    "axes.edgecolor": SOFT,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, RED]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 10,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.7,
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text: small, and in the page's font
+    "svg.hashsalt": "book",  # the same figure is the same file
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def panels(count: int = 1, height: float = 3.2, **options) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page's text, with axes side by side."""
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG whose colours have names."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"(font: [^\"]*?)'[^\"]*sans-serif", r"\1system-ui, sans-serif", text)
+    for name, (light, _) in COLOURS.items():
+        text = text.replace(light, f"var(--{name})")
+    names = [" ".join(f"--{n}: {c[i]};" for n, c in COLOURS.items()) for i in (0, 1)]
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {names[1]} }} }}"
+    style = f"<style>:root {{ {names[0]} }} {dark}</style>"
+    return re.sub(r"(<svg[^>]*>)", rf"\1\n {style}", text, count=1)
