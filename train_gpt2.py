@@ -68,6 +68,7 @@ from support.runs import (
 from support.shards import load_split, verify_in_background
 from support.sizes import SIZES, help_text
 from support.stop import Stop, stopping_politely
+from support.stream import InOrder, Shuffled
 from support.tokenizer import N_VOCAB, get_encoding, refuse_fewer_ids
 
 # ---------- The model -------------------------------------------------------------------
@@ -352,7 +353,8 @@ def draw(
 
 
 class DataLoaderLite:
-    """Batches from one endless stream of tokens: the shards one after another, again and again.
+    """Batches from one endless stream of tokens: the shards again and again, in their order, or,
+    with a shuffle_seed, the documents of each epoch in another order (support/stream.py).
 
     The position is global, in tokens, and the same on all ranks; a rank only picks its
     slice of the rows that come next. So the rows of a step are the same for every B and
@@ -368,12 +370,14 @@ class DataLoaderLite:
         split: str = "train",
         data_root: str = "edu_fineweb10B",
         vocab_size: int = N_VOCAB,
+        shuffle_seed: int | None = None,
     ):
         self.B, self.T, self.vocab_size = B, T, vocab_size
         self.process_rank, self.num_processes = process_rank, num_processes
         self.data_root, self.shards = data_root, load_split(data_root, split)
-        self.ends = np.cumsum([len(shard) for shard in self.shards])  # in the stream
-        self.num_tokens = int(self.ends[-1])
+        in_order = shuffle_seed is None
+        self.stream = InOrder(self.shards) if in_order else Shuffled(self.shards, shuffle_seed)
+        self.num_tokens = self.stream.num_tokens
         self.reset()
 
     def reset(self) -> None:
@@ -403,7 +407,7 @@ class DataLoaderLite:
 
     def rows(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """x and y, both (count, T): one stretch of tokens, seen twice, one token apart."""
-        stretch = self.read(start, count * self.T + 1)  # one more, for the last target
+        stretch = self.stream.read(start, count * self.T + 1)  # one more, for the last target
         if stretch.max() >= self.vocab_size:
             redo = "write the shards again with python fineweb.py"
             redo = redo if self.vocab_size >= N_VOCAB else "train with --vocab_size 50304"
@@ -413,18 +417,6 @@ class DataLoaderLite:
             )
         tokens = torch.from_numpy(stretch.astype(np.int64))
         return tokens[:-1].view(count, self.T), tokens[1:].view(count, self.T)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """`count` tokens of the stream from position `start`, across ends of shards and epochs."""
-        parts = []
-        while count > 0:
-            start %= self.num_tokens
-            i = int(np.searchsorted(self.ends, start, side="right"))
-            offset = start - int(self.ends[i]) + len(self.shards[i])  # within shard i
-            parts.append(self.shards[i][offset : offset + count])
-            start += len(parts[-1])
-            count -= len(parts[-1])
-        return np.concatenate(parts)
 
 
 # ---------- The settings ----------------------------------------------------------------
@@ -457,6 +449,7 @@ class Settings:
     n_embd: int = flag(768, "width of the residual stream", MIN_1, resume=FIXED)
     vocab_size: int = flag(50304, "rows of the embedding, 50257 padded", MIN_1, resume=FIXED)
     data_root: str = flag("edu_fineweb10B", "a folder of shards, or a text file")
+    shuffle: int = flag(1, "1: documents in a new order each epoch", SWITCH, resume=FIXED)
     log_dir: str = flag("log", "where log.txt, settings.json and checkpoints go", resume=TYPED)
     eval_every: int = flag(250, "steps between validations; 0: never", MIN_0)
     val_tokens: int = flag(10_485_760, "tokens per validation, at most all there are", MIN_1)
@@ -474,7 +467,7 @@ class Settings:
     compile: int | None = flag(None, "1: torch.compile (default: 1 where the GPU can)", SWITCH, int)
     dtype: str | None = flag(None, "float32 or bfloat16 (default: bfloat16 if in hardware)")
     device: str | None = flag(None, "cpu, cuda, cuda:N or mps (default: the best)", resume=TYPED)
-    seed: int = flag(1337, "random seed for a new model's weights", SEED, resume=FIXED)
+    seed: int = flag(1337, "of a new model's weights and the documents' order", SEED, resume=FIXED)
 
 
 # ---------- The schedule and the step ---------------------------------------------------
@@ -667,7 +660,8 @@ def train(
     optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
     ranks = compute.rank, compute.world_size
     vocab_size = min(N_VOCAB, raw_model.config.vocab_size)  # the loader refuses other ids
-    loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size)
+    shuffle_seed = s.seed if s.shuffle else None
+    loader = DataLoaderLite(s.B, s.T, *ranks, "train", s.data_root, vocab_size, shuffle_seed)
     if s.eval_every > 0:
         val_loader = DataLoaderLite(s.B, s.T, *ranks, "val", s.data_root, vocab_size)
     state = State(raw_model, optimizer, loader, s)
