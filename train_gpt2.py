@@ -442,6 +442,7 @@ class Settings:
     warmup_steps: int | None = flag(None, "warm-up updates (default: 3.75%, small 5%)", MIN_0, int)
     max_lr: float = flag(6e-4, "peak learning rate", POSITIVE)
     min_lr: float | None = flag(None, "final learning rate (default: max_lr / 10)", MIN_0, float)
+    schedule: str = flag("cosine", "cosine, linear or wsd", one_of("cosine", "linear", "wsd"))
     weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", POSITIVE)
     n_layer: int = flag(12, "blocks of a new model", MIN_1, resume=FIXED)
@@ -474,11 +475,16 @@ class Settings:
 
 
 def get_lr(step: int, s: Settings) -> float:
-    """Learning rate of update `step`: linear to max_lr, then a cosine to min_lr at max_steps."""
+    """Learning rate of update `step`: linear to max_lr, then down to min_lr at max_steps."""
     if step < s.warmup_steps:
         return s.max_lr * (step + 1) / s.warmup_steps  # + 1: at rate 0 a step would be wasted
     progress = (step - s.warmup_steps) / max(1, s.max_steps - s.warmup_steps)  # 0 to 1
-    return s.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (s.max_lr - s.min_lr)
+    height = {  # 1 to 0
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "wsd": min(1, 5 * (1 - progress)),  # warm up, stay, and decay over the last fifth
+    }[s.schedule]
+    return s.min_lr + height * (s.max_lr - s.min_lr)
 
 
 def train_step(

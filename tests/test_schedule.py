@@ -30,11 +30,30 @@ def test_the_numbers_of_the_full_run_follow_from_gpt3_s():
     assert int(10e9) // 2**19 == 19073  # all tokens
 
 
-def test_it_rises_then_falls():
-    rates = [get_lr(step, GPT3) for step in range(19074)]
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_it_rises_then_falls(schedule):
+    s = replace(GPT3, schedule=schedule)
+    rates = [get_lr(step, s) for step in range(19074)]
     assert rates[:715] == sorted(rates[:715]) and rates[715:] == sorted(rates[715:], reverse=True)
 
 
 def test_no_warm_up_and_no_steps_are_possible():
     assert get_lr(0, replace(GPT3, warmup_steps=0)) == 6e-4
     assert get_lr(0, replace(GPT3, warmup_steps=0, max_steps=0)) == 6e-4
+
+
+@pytest.mark.parametrize(
+    "schedule, half, nine_tenths",  # of the way down from 1 to 0
+    [("cosine", 0.5, 0.02447), ("linear", 0.5, 0.1), ("wsd", 1, 0.5)],
+)
+def test_three_ways_down(schedule, half, nine_tenths):
+    s = replace(GPT3, max_lr=1, min_lr=0, warmup_steps=0, max_steps=1000, schedule=schedule)
+    found = [get_lr(step, s) for step in (0, 500, 900, 1000)]
+    assert found == pytest.approx([1, half, nine_tenths, 0], abs=1e-5)
+
+
+def test_up_to_its_decay_wsd_does_not_depend_on_the_length_of_the_run():
+    short = replace(GPT3, max_steps=1000, warmup_steps=50, schedule="wsd")
+    long = replace(short, max_steps=5000)
+    assert [get_lr(i, short) for i in range(810)] == [get_lr(i, long) for i in range(810)]
+    assert get_lr(811, short) < get_lr(811, long)
