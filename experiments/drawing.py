@@ -25,6 +25,7 @@ COLOURS = {
 }
 INK, SOFT, GRID, PAPER, BLUE, ORANGE, GREEN, RED, PURPLE = (c for c, _ in COLOURS.values())
 STYLE = {
+    "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.grid": True,
     "axes.labelcolor": INK,

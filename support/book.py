@@ -41,7 +41,7 @@ from support.lessons import DIFF_ORDER, Lesson, code_paths, git
 WORDS_A_MINUTE, LINES_A_MINUTE = 180, 15  # of text and of code
 HEAD, TAIL = 14, 18  # lines of a long output that are not folded
 ITEM = re.compile(r"- (?:\[(\d\d) · (.+)\]\(\1\.md\)|(\d\d) · (.+))")  # of the contents
-BESIDE = {"README": "How to read this", "glossary": "Glossary"}  # the lessons' pages
+BESIDE = {"README": "How to read this", "results": "Results", "glossary": "Glossary"}
 MARKS = {"+": "added", "-": "removed", " ": "same"}
 
 
@@ -167,6 +167,7 @@ def source_html(label: str, code: str) -> str:
 
 def output_html(lesson: Lesson, recorded: str) -> str:
     """What Run: printed: the match of Expect: marked, the middle of a long output folded."""
+    recorded = re.sub(r"\n{4,}", "\n\n\n", recorded)
     found = re.search(lesson.expect(), recorded, re.MULTILINE)
     start, end = found.span() if found else (0, 0)
     marked = f"{recorded[:start]}\0{recorded[start:end]}\1{recorded[end:]}" if found else recorded

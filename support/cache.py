@@ -33,6 +33,7 @@ class Cache:
         """The first tokens, or the one that comes next, idx (B, T) -> the last one's logits,
         (B, vocab)."""
         T = idx.size(1)
+        assert self.length + T <= self.room  # one more would be dropped without a word
         assert T == 1 or self.length == 0  # else a mask would be needed: causal, but shifted
         pos, mask = torch.arange(self.length, self.length + T, device=idx.device), None
         if self.padding is not None:

@@ -129,3 +129,12 @@ def test_a_row_without_tokens_or_with_more_than_there_are_is_refused(lengths):
     idx = torch.zeros(2, 5, dtype=torch.long)
     with pytest.raises(AssertionError):
         tiny_model().generate(idx, 3, lengths=torch.tensor(lengths))
+
+
+@torch.no_grad()
+def test_a_token_for_which_there_is_no_room_is_not_dropped():
+    model = tiny_model().eval()
+    cache = Cache(2, room=4)
+    cache.read(model, torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(AssertionError):
+        cache.read(model, torch.zeros(1, 1, dtype=torch.long))
