@@ -127,6 +127,7 @@ def test_a_side_that_fails_is_heard():
         bench.take_turns(1, partial(failing, torch.OutOfMemoryError("all of it")))
 
 
+@pytest.mark.soak
 def test_both_curves_are_equal(tiny, capsys):
     bench.compare_losses(tiny, 3)
     head, _, *steps, largest = rows(capsys.readouterr().out)

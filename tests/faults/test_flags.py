@@ -100,7 +100,7 @@ SAMPLE = "--prompt_file --max_new_tokens --num_samples --temperature --top_k --s
 HELLASWAG = "--data --device --dtype --limit".split()
 
 
-@settings(max_examples=200, **ALL)
+@settings(max_examples=80, **ALL)
 @given(lines([f"--{f.name}" for f in fields(Settings)]))
 @example(["--n_layer=--"])
 @example(["--size", "1\n"])
@@ -109,25 +109,25 @@ def test_train_gpt2(argv):
     end_of(plan, argv)
 
 
-@settings(max_examples=50, **ALL)
+@settings(max_examples=20, **ALL)
 @given(lines(FINEWEB))
 def test_fineweb(argv):
     end_of(read_only, argv)
 
 
-@settings(max_examples=50, **ALL)
+@settings(max_examples=20, **ALL)
 @given(VALUES, lines([*SAMPLE, "--device", "--dtype"]))
 def test_sample(model, argv):
     assert end_of(sample.main, [*argv, f"./{model}"]) == 2 or "--help" in argv
 
 
-@settings(max_examples=50, **ALL)
+@settings(max_examples=20, **ALL)
 @given(VALUES, lines(HELLASWAG))
 def test_hellaswag(model, argv):
     assert end_of(hellaswag.main, ["--data", "missing", *argv, "--model", f"./{model}"]) == 2
 
 
-@settings(max_examples=50, **ALL)
+@settings(max_examples=20, **ALL)
 @given(st.lists(VALUES, max_size=3))
 @example(["empty.pt", "a" * 300])
 def test_export(argv):
