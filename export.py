@@ -24,6 +24,7 @@ from support.cli import Parser, UserError, one_line_errors
 from support.files import whole_folder, write_whole
 from support.hugging_face import is_pretrained, write_pretrained
 from support.runs import newest_checkpoint, read_checkpoint
+from support.shards import add_to_manifest
 
 CARD = """\
 ---
@@ -82,6 +83,8 @@ def export(source: Path, folder: Path) -> None:
     checkpoint = newest_checkpoint(str(source)) if source.is_dir() else read_checkpoint(source)
     with whole_folder(folder) as unfinished:
         write_pretrained(unfinished, checkpoint["config"], checkpoint["model"])
+        for name in ("config.json", "model.safetensors"):  # the formats have no checksum
+            add_to_manifest(unfinished / name)
         write_whole(unfinished / "README.md", card(folder.name, checkpoint))
 
 

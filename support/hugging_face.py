@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from support.cli import UserError
+from support.shards import MANIFEST, is_intact, read_manifest
 from support.tokenizer import EOT, N_VOCAB, read_vocabulary, refuse_fewer_ids
 from support.weights import EMBEDDING, HEAD, our_names, refuse_other_shape, refuse_other_weights
 
@@ -158,6 +159,13 @@ def read_pretrained(name_or_path: str) -> tuple[dict[str, int], dict[str, torch.
     that says so, weights of other names or shapes.
     """
     folder = find_folder(name_or_path)
+    sums = read_manifest(folder)  # where export.py wrote it
+    changed = [name for name in sums if not is_intact(folder / name, sums[name])]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} in {folder}: not what export.py wrote (see {MANIFEST});"
+            f" export it again, or delete {MANIFEST} if the change is meant"
+        )
     shape, weights = read_config(folder / "config.json"), our_names(read_weights(folder))
     # The base model, which OpenAI's are saved as, has neither prefix nor head.
     weights = {n if n.startswith(PREFIXES) else f"transformer.{n}": w for n, w in weights.items()}

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 import export
 from support import tokenizer
+from support.cli import UserError
 from support.tokenizer import EOT, N_VOCAB, get_encoding
 from tiny import logits, tiny_model
 from train_gpt2 import GPT
@@ -165,6 +166,7 @@ def test_the_folder_is_complete_and_named(mine, capsys):
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # all for the same readers
     assert names == {
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -201,6 +203,20 @@ def test_an_empty_folder_is_filled(mine):
 
 
 # ---------- What is refused -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_changed_bit_in_what_was_exported_is_noticed(mine, name):
+    out = mine.parent / "out"
+    export.main([str(mine), str(out)])
+    content = bytearray((out / name).read_bytes())
+    content[-100] ^= 1
+    (out / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} in .* not what export.py wrote"):
+        GPT.from_pretrained(str(out))
+    (out / "SHA256SUMS").unlink()  # the change is meant
+    if name == "model.safetensors":
+        GPT.from_pretrained(str(out))
 
 
 def test_a_folder_with_content_is_left_alone(mine, capsys):
