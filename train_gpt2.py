@@ -54,6 +54,7 @@ from support.compute import (
 )
 from support.hugging_face import is_pretrained, read_pretrained
 from support.loss import TiedEmbedding, chunked_cross_entropy
+from support.muon import with_muon
 from support.plan import changes, introduce, settle
 from support.runs import (
     Log,
@@ -269,9 +270,10 @@ class GPT(nn.Module):
         return 6 * weights + 12 * c.n_layer * c.n_embd * c.block_size
 
     def configure_optimizers(
-        self, weight_decay: float, learning_rate: float, device_type: str
-    ) -> torch.optim.AdamW:
-        """AdamW with GPT-3's numbers (Brown et al. 2020, appendix B).
+        self, weight_decay: float, learning_rate: float, device_type: str, kind: str = "adamw"
+    ) -> torch.optim.Optimizer:
+        """AdamW with GPT-3's numbers (Brown et al. 2020, appendix B), or, if `kind` is muon, Muon
+        for the matrices of the blocks and AdamW for the rest.
 
         Matrices and embeddings decay: they take part in sums of many products, and decay keeps
         these from leaning on a few large weights. Biases and LayerNorms do not, as in nanoGPT.
@@ -281,13 +283,14 @@ class GPT(nn.Module):
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
+        adamw = torch.optim.AdamW(
             groups,
             lr=learning_rate,
             betas=(0.9, 0.95),
             eps=1e-8,
             fused=device_type in ("cuda", "cpu"),  # one kernel, instead of many per parameter
         )
+        return with_muon(adamw, self.transformer.h) if kind == "muon" else adamw
 
     @torch.no_grad()
     def next_tokens(
@@ -443,7 +446,8 @@ class Settings:
     max_lr: float = flag(6e-4, "peak learning rate", POSITIVE)
     min_lr: float | None = flag(None, "final learning rate (default: max_lr / 10)", MIN_0, float)
     schedule: str = flag("cosine", "cosine, linear or wsd", one_of("cosine", "linear", "wsd"))
-    weight_decay: float = flag(0.1, "AdamW's decay of matrices and embeddings", MIN_0)
+    optimizer: str = flag("adamw", "adamw or muon", one_of("adamw", "muon"), resume=FIXED)
+    weight_decay: float = flag(0.1, "decay of matrices and embeddings", MIN_0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", POSITIVE)
     n_layer: int = flag(12, "blocks of a new model", MIN_1, resume=FIXED)
     n_head: int = flag(12, "attention heads per block", MIN_1, resume=FIXED)
@@ -591,15 +595,7 @@ def load_model(name_or_path: str) -> GPT:
 
 def start_model(s: Settings) -> GPT:
     """A new model of the settings' shape."""
-    return GPT(
-        GPTConfig(
-            block_size=s.T,
-            vocab_size=s.vocab_size,
-            n_layer=s.n_layer,
-            n_head=s.n_head,
-            n_embd=s.n_embd,
-        )
-    )
+    return GPT(GPTConfig(s.T, s.vocab_size, s.n_layer, s.n_head, s.n_embd))
 
 
 def start_from(given: dict[str, Any], compute: Compute) -> tuple[GPT | None, dict[str, Any] | None]:
@@ -663,7 +659,8 @@ def train(
     stop = stop or Stop()
     torch.manual_seed(s.seed)  # the same on all ranks, so all start with the same weights
     raw_model = (trained or start_model(s)).to(compute.device)
-    optimizer = raw_model.configure_optimizers(s.weight_decay, s.max_lr, compute.device_type)
+    how = s.weight_decay, s.max_lr, compute.device_type, s.optimizer
+    optimizer = raw_model.configure_optimizers(*how)
     ranks = compute.rank, compute.world_size
     vocab_size = min(N_VOCAB, raw_model.config.vocab_size)  # the loader refuses other ids
     shuffle_seed = s.seed if s.shuffle else None

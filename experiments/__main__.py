@@ -22,7 +22,7 @@ from support.cli import Parser, UserError, one_line_errors
 from support.files import write_whole
 
 FIGURES = Path(__file__).resolve().parent.parent / "book" / "figures"
-TOOLS = ("__main__", "drawing", "judge", "small")
+TOOLS = ("__main__", "drawing", "judge", "letters", "small")
 
 
 def names() -> list[str]:

@@ -32,7 +32,8 @@ def default_size(data_root: str, compute: Compute) -> tuple[str, str]:
 
 def saved_settings(defaults: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """The settings of the run that goes on, as far as they still hold."""
-    saved = {} if checkpoint is None else {"shuffle": 0, **checkpoint["settings"]}
+    before = {"shuffle": 0, "optimizer": "adamw"}  # what runs had when these were not yet settings
+    saved = {} if checkpoint is None else {**before, **checkpoint["settings"]}
     goes_on = (f.name for f in fields(defaults) if f.metadata["resume"] != TYPED)
     return {name: saved[name] for name in goes_on if name in saved}
 

@@ -336,8 +336,10 @@ def refuse_half_a_run(checkpoint: dict[str, Any], settings: type, path: Path) ->
         raise UserError(
             f"{path} holds a model only: begin with it by --init_from FILE, and without --resume"
         )
+    saved = checkpoint["settings"]
+    kind = saved.get("optimizer", "adamw") if isinstance(saved, dict) else ""
     is_right = {
-        "optimizer": is_optimizer(checkpoint["optimizer"], checkpoint["model"]),
+        "optimizer": is_optimizer(checkpoint["optimizer"], checkpoint["model"], kind),
         "loader": is_loader(checkpoint["loader"]),
         "rng": is_generator(checkpoint["rng"]),
         "cuda_rng": isinstance(checkpoint.get("cuda_rng", torch.empty(0)), torch.Tensor),
@@ -350,24 +352,32 @@ def refuse_half_a_run(checkpoint: dict[str, Any], settings: type, path: Path) ->
             raise UserError(f"{path}: its {name} holds other things than train_gpt2.py writes")
 
 
-def is_optimizer(state: Any, weights: dict[str, torch.Tensor]) -> bool:
-    """Whether AdamW's two moments of each weight are there. Matrices come first, and the head is
-    the embedding: configure_optimizers says so."""
-    moments = state.get("state") if isinstance(state, dict) else None
-    sizes = sorted((w.shape for name, w in weights.items() if name != HEAD), key=is_vector)
-    if not isinstance(moments, dict) or moments.keys() != set(range(len(sizes))):
+def is_optimizer(state: Any, weights: dict[str, torch.Tensor], kind: str) -> bool:
+    """Whether each weight has what its optimizer remembers: AdamW two moments, Muon a sum. They
+    come in configure_optimizers' order; the head is the embedding."""
+    remembered = state.get("state") if isinstance(state, dict) else None
+    order = sorted((n for n in weights if n != HEAD), key=lambda n: group_of(n, weights[n], kind))
+    if not isinstance(remembered, dict) or remembered.keys() != set(range(len(order))):
         return False
     return all(
-        isinstance(moments[i], dict)
-        and is_tensor(moments[i].get("step"), ())
-        and is_tensor(moments[i].get("exp_avg"), size)
-        and is_tensor(moments[i].get("exp_avg_sq"), size)
-        for i, size in enumerate(sizes)
+        is_remembered(remembered[i], weights[n], group_of(n, weights[n], kind))
+        for i, n in enumerate(order)
     )
 
 
-def is_vector(size: torch.Size) -> bool:
-    return len(size) < 2
+def group_of(name: str, weight: torch.Tensor, kind: str) -> int:
+    """Of configure_optimizers: 0 decays, 1 does not, 2 is Muon's."""
+    is_muons = kind == "muon" and name.startswith("transformer.h.")
+    return 1 if weight.dim() < 2 else 2 if is_muons else 0
+
+
+def is_remembered(found: Any, weight: torch.Tensor, group: int) -> bool:
+    if not isinstance(found, dict):
+        return False
+    if group == 2:
+        return is_tensor(found.get("momentum_buffer"), weight.shape)
+    moments = [found.get(name) for name in ("exp_avg", "exp_avg_sq")]
+    return is_tensor(found.get("step"), ()) and all(is_tensor(m, weight.shape) for m in moments)
 
 
 def is_loader(state: Any) -> bool:

@@ -159,8 +159,8 @@ MUTANTS = [
         21,
         "--weight_decay is ignored",
         "train_gpt2.py",
-        "configure_optimizers(s.weight_decay, s.max_lr",
-        "configure_optimizers(0.0, s.max_lr",
+        "how = s.weight_decay, s.max_lr",
+        "how = 0.0, s.max_lr",
         "tests/test_wiring.py -k rate",
     ),
     Mutant(
@@ -402,6 +402,22 @@ MUTANTS = [
         "lock.acquire(timeout=LOCK_SECONDS)",
         "pass",
         "tests/faults/test_lock.py -k second",
+    ),
+    Mutant(
+        64,
+        "AdamW moves the blocks' matrices, too",
+        "support/muon.py",
+        "if p not in taken]",
+        "]",
+        "tests/test_muon.py -k hand",
+    ),
+    Mutant(
+        64,
+        "Muon's updates are not scaled to AdamW's",
+        "support/muon.py",
+        '"match_rms_adamw"',
+        '"original"',
+        "tests/test_muon.py -k size",
     ),
 ]
 
