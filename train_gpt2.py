@@ -67,7 +67,7 @@ from support.runs import (
     write_checkpoint,
 )
 from support.shards import load_split, verify_in_background
-from support.sizes import SIZES, help_text
+from support.sizes import RECIPES, SIZES, help_text
 from support.stop import Stop, stopping_politely
 from support.stream import InOrder, Shuffled
 from support.tokenizer import N_VOCAB, get_encoding, refuse_fewer_ids
@@ -438,6 +438,7 @@ class Settings:
         one_of(*SIZES),
         resume=FIXED,
     )
+    recipe: str = flag("paper", "paper, or fast (Muon, 4 x rate)", one_of(*RECIPES), resume=FIXED)
     B: int = flag(64, "micro-batch: rows per forward pass; halve it when out of memory", MIN_1)
     T: int = flag(1024, "tokens per row, and block_size of a new model", MIN_1, resume=FIXED)
     total_batch_size: int = flag(2**19, "tokens per update, by all ranks", MIN_1, resume=FIXED)

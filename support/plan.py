@@ -11,7 +11,7 @@ import torch
 from support.cli import FIXED, TYPED, UserError
 from support.compute import Compute
 from support.loss import chunk_rows
-from support.sizes import SIZES
+from support.sizes import RECIPES, SIZES, TIMES_THE_RATE
 
 Settings = Any  # train_gpt2.Settings, which this module does not import
 Config = Any  # train_gpt2.GPTConfig
@@ -32,7 +32,11 @@ def default_size(data_root: str, compute: Compute) -> tuple[str, str]:
 
 def saved_settings(defaults: Settings, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """The settings of the run that goes on, as far as they still hold."""
-    before = {"shuffle": 0, "optimizer": "adamw"}  # what runs had when these were not yet settings
+    before = {
+        "shuffle": 0,
+        "optimizer": "adamw",
+        "recipe": "paper",
+    }  # what runs had when these were not yet settings
     saved = {} if checkpoint is None else {**before, **checkpoint["settings"]}
     goes_on = (f.name for f in fields(defaults) if f.metadata["resume"] != TYPED)
     return {name: saved[name] for name in goes_on if name in saved}
@@ -102,8 +106,9 @@ def settle(
     trained: Config | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Settings:
-    """The given flags, else the settings of the run that goes on, else what suits the trained model
-    that init_from names, else what the size sets, else what suits the device, else the defaults.
+    """The given flags, else the settings of the run that goes on, else the recipe's, else what
+    suits the trained model that init_from names, else what the size sets, else what suits the
+    device, else the defaults.
 
     Raises UserError if they do not go together.
     """
@@ -126,6 +131,8 @@ def settle(
     )
     chosen = {} if compute.device_type == "cuda" else {"B": SIZES["small"]["B"]}
     chosen |= SIZES[size] | (finetuning(trained, size) if trained else {})
+    recipe = known.get("recipe", defaults.recipe)
+    chosen |= RECIPES[recipe] | {"max_lr": TIMES_THE_RATE[recipe] * chosen["max_lr"]}
     s = replace(defaults, **{**chosen, **known, "data_root": data_root, "size": size})
     if s.n_embd % s.n_head != 0:
         raise UserError(f"--n_embd {s.n_embd} is not divisible by --n_head {s.n_head}")

@@ -41,6 +41,14 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
+# What --recipe sets: the paper's numbers, which are a size's and the flags' defaults, or what
+# saved tokens in experiments with small models (experiments/what_helps.py).
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "fast": {"optimizer": "muon", "schedule": "linear", "min_lr": 0.0},
+}
+TIMES_THE_RATE = {"paper": 1, "fast": 4}
+
 
 def help_text() -> str:
     """SIZES, a line each."""

@@ -1,8 +1,11 @@
 """The models of the papers, by name."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
+from support.cli import UserError
 from support.compute import Compute
 from support.plan import settle
 from support.sizes import SIZES
@@ -83,3 +86,27 @@ def test_the_first_line_says_what_was_chosen_and_why(tmp_path):
     assert first.startswith("size small (no NVIDIA GPU here; --size names another): 4 layers")
     named = run(*flags, "--size", "small", "--n_layer", "3", "--log_dir", str(tmp_path))
     assert named.stdout.startswith("size small: 3 layers of width 128 on input.txt; cpu")
+
+
+def test_a_recipe_sets_what_a_size_does_not_and_a_flag_wins():
+    paper, fast = settings(size="gpt2"), settings(size="gpt2", recipe="fast")
+    assert paper == settings(size="gpt2", recipe="paper")
+    assert (paper.optimizer, paper.schedule, paper.max_lr, paper.min_lr) == (
+        "adamw",
+        "cosine",
+        6e-4,
+        pytest.approx(6e-5),
+    )
+    assert (fast.optimizer, fast.schedule, fast.min_lr) == ("muon", "linear", 0.0)
+    assert fast.max_lr == pytest.approx(4 * 6e-4)
+    typed = settings(size="gpt2", recipe="fast", max_lr=1e-3, optimizer="adamw")
+    assert (typed.max_lr, typed.optimizer, typed.schedule) == (1e-3, "adamw", "linear")
+
+
+def test_a_run_of_a_recipe_goes_on_as_it_was(tmp_path):
+    s = settings(size="small", recipe="fast", schedule="wsd")
+    checkpoint = {"settings": asdict(s), "step": 3}
+    again = settle(Settings(), {"data_root": "input.txt"}, Compute("cpu"), None, checkpoint)
+    assert again == s
+    with pytest.raises(UserError, match="--recipe paper: the run in log has fast"):
+        settle(Settings(), {"recipe": "paper"}, Compute("cpu"), None, checkpoint)
