@@ -3,20 +3,25 @@ Measure this project against what you would pick instead, on your machine, in on
 
     python bench.py                    # everything; takes its time on a CPU
     python bench.py train              # or: loss memory data tokenize hellaswag generate start
-    python bench.py speed              # on a GPU, and python bench.py ladder
+    python bench.py budget             # where a step's time goes, predicted and measured
+    python bench.py gpu --part 1       # on a GPU, 1 to 6; python bench.py speed, and ladder
     python bench.py train --pairs 9    # more turns, steadier medians
 
 Ours against the plain form, which a lecture starts from, and against Hugging Face's transformers
 (support/peers.py). Each side has its own process, which sleeps while the other computes: they
 take turns, so that whatever else the machine does affects both. The tables show the medians of
-both sides, and of the ratios of the pairs. For a GPU there are two more tables: `speed`, steps of
-2**19 tokens at B = 8 to 64, and `ladder`, what each lesson on speed brings, switched on one after
-the other, with steps of one micro-batch of 16 x 1024 as in the video.
+both sides, and of the ratios of the pairs. For a GPU there are more tables: `speed`, steps of
+2**19 tokens at B = 8 to 64; `ladder`, what each lesson on speed brings, switched on one after
+the other, with steps of one micro-batch of 16 x 1024 as in the video; and `gpu`, in six parts of
+minutes each, appended to bench_gpu.md: (1) what the card can do, (2) is the answer right, (3) the
+true script, (4) forms of the step, (5) the budget, (6) 200 losses beside the plain form's.
 """
 
 import argparse
+import contextlib
 import filecmp
 import importlib.util
+import io
 import multiprocessing
 import os
 import platform
@@ -39,7 +44,8 @@ from torch import nn
 
 import fineweb
 import hellaswag
-from support import peers
+from support import budget, gpu, peers
+from support import loss as chunks
 from support.cli import Parser, UserError, one_line_errors, positive
 from support.compute import (
     Compute,
@@ -386,12 +392,134 @@ def speed(bench: Bench) -> None:
         print_speed(f"{B} x 1024", s, partial(our_step, s), 2 * bench.pairs)
 
 
-def climb(bench: Bench) -> None:
-    """The ladder, in steps of one micro-batch."""
+def climb(bench: Bench, part: int | None = None) -> None:
+    """The ladder, in steps of one micro-batch; of its eight rungs the first or the last four."""
     s = bench.settings(16, 1024, **GPT2)
     print_head(f"124M, steps of {s.B} x {s.T} tokens", *COLUMNS)
-    for name, make in ladder(s):
+    rungs = {None: slice(None), 1: slice(4), 2: slice(4, None)}[part]
+    for name, make in list(ladder(s))[rungs]:
         print_speed(name, s, make, 4 * bench.pairs)
+
+
+# ---------- The budget ------------------------------------------------------------------
+
+
+def our_matmuls(s: Settings) -> Run:
+    """The matmuls of a step of one micro-batch: the least that it can cost."""
+    use_large_pages()
+    compute = start_compute(s.device, s.dtype)
+    run = budget.step_matmuls(s, compute)
+    return lambda: (run(), compute.synchronize())
+
+
+def print_budget(s: Settings) -> None:
+    """A step of one micro-batch: predicted from its work and from what the machine does alone,
+    then measured, as a whole and by group in a profile."""
+    use_large_pages()
+    compute = start_compute(s.device, s.dtype)
+    flops, size = budget.matmul_flops(s), compute.dtype.itemsize
+    flop_speed, byte_speed = budget.matmul_speed(compute), budget.copy_speed(compute)
+    moved = budget.moved_bytes(s, size)
+    moved = {
+        "norm and AdamW": moved.pop("norm and AdamW"),
+        budget.REST: sum(moved.values()),
+    }
+    attention = budget.seconds_of(budget.step_attention(s, compute), compute)
+    predicted = {"matmuls": flops / flop_speed, "attention": attention}
+    predicted |= {name: amount / byte_speed for name, amount in moved.items()}
+    why = {"matmuls": f"{flops / 1e9:,.0f} GFLOP at {flop_speed / 1e9:,.0f}/s"}
+    why["attention"] = "measured alone"
+    why |= {n: f"{x / 1e9:.2f} GB at {byte_speed / 1e9:.3g}/s" for n, x in moved.items()}
+    step = our_step(s)
+    whole = budget.seconds_of(step, compute)
+    found = budget.profiled(step, compute)
+    name = f"budget: {s.n_layer} layers of width {s.n_embd}, {s.B} x {s.T}, {s.dtype}"
+    print_head(name, "work", "predicted", "measured")
+    for group, seconds in predicted.items():
+        ms = f"{number(1000 * seconds)} ms", f"{number(1000 * found[group])} ms"
+        print_row(group, why[group], *ms)
+    whole = f"{number(1000 * whole)} ms"
+    print_row("a step", "", f"{number(1000 * sum(predicted.values()))} ms", whole)
+
+
+def compare_with_matmuls(bench: Bench) -> None:
+    """Our step and the plain form's, as multiples of their matmuls measured alone."""
+    print_head("step; its matmuls alone", "step", "matmuls", "ratio", "target")
+    for dtype, target in (("bfloat16", "at most 1.25"), ("float32", "at most 1.12")):
+        if dtype == "bfloat16" and not has_bfloat16(bench.compute.device_type):
+            continue
+        s = replace(bench.gpt2(), dtype=dtype)
+        makes = partial(our_step, s), partial(plain_step, replace(s, compile=0))
+        *sides, alone = take_turns(bench.pairs, *makes, partial(our_matmuls, s), warm_ups=2)
+        alone = [1000 * turn.seconds for turn in alone]
+        for name, side in zip(("ours", "the plain form"), sides):
+            ms = [1000 * turn.seconds for turn in side]
+            compare(f"{name}, 124M, {s.B} x {s.T}, {dtype}", "ms", ms, alone, target)
+            target = ""
+
+
+def measure_budget(bench: Bench) -> None:
+    """Where a step's time goes: the small model's and the 124M model's."""
+    for s in (bench.small(), bench.gpt2()):
+        print_budget(s)
+    compare_with_matmuls(bench)
+
+
+# ---------- On a GPU --------------------------------------------------------------------
+
+
+def with_rows(s: Settings, rows: int) -> Run:
+    """Our step with the loss in chunks of so many rows."""
+    chunks.ROWS_GPU = rows  # of this process alone
+    return our_step(s)
+
+
+def on_gpu(bench: Bench, part: int, B: int = 64, T: int = 1024, **shape: Any) -> None:
+    """One part of what is to be found out before a long run, each in some minutes."""
+    one = bench.settings(B, T, **{**GPT2, **shape})
+    step = replace(one, total_batch_size=8 * B * T)
+    if part == 4:
+        print_head(f"124M, steps of 8 x {B} x {T} tokens", *COLUMNS)
+        for rows in (8192, 16384, 32768):
+            print_speed(f"loss of {rows} rows", step, partial(with_rows, step, rows), 4)
+        compiled = replace(one, compile=1 if one.compile is None else one.compile)
+        make = partial(plain_step, compiled, fused=True)
+        return print_speed("plain form, compiled, one micro-batch", one, make, 16)
+    if part == 5:
+        return print_budget(one)
+    if part == 6:
+        B = min(16, B)
+        return compare_losses(replace(one, B=B, total_batch_size=B * T, dtype="float32"), 200)
+    small = bench.small(compile=0, dtype="float32")
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--B", str(B), "--T", str(T), "--total_batch_size", str(2 * B * T)]
+        flags += ["--data_root", str(TEXT), "--size", "gpt2", "--val_tokens", str(2 * B * T)]
+        print_head(f"gpu, part {part}", "found")
+        for row in {
+            1: lambda: gpu.limits(one, bench.compute),
+            2: lambda: gpu.errors(one, new_model(small), bench.compute),
+            3: lambda: gpu.true_run(Path(folder, "log"), flags),
+        }[part]():
+            print_row(*row)
+
+
+class Both(io.StringIO):
+    """Keeps what is printed, and shows it."""
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)
+        sys.__stdout__.flush()
+        return super().write(text)
+
+
+def append_part(bench: Bench, part: int, head: str) -> None:
+    """Print a part, and append it to bench_gpu.md."""
+    with contextlib.redirect_stdout(Both()) as printed:
+        try:
+            on_gpu(bench, part)
+        finally:  # what was found before an error counts
+            with (HERE / "bench_gpu.md").open("a", encoding="utf-8") as file:
+                file.write(f"\n## Part {part}\n\n{head}\n{printed.getvalue()}")
 
 
 # ---------- Data ------------------------------------------------------------------------
@@ -635,10 +763,11 @@ COMMANDS = dict(
     hellaswag=score_hellaswag,
     generate=generate,
     start=start,
+    budget=measure_budget,
     speed=speed,
     ladder=climb,
 )
-FOR_A_GPU = {"speed", "ladder"}
+FOR_A_GPU = {"speed", "ladder", "gpu"}
 
 
 def device_name(device_type: str) -> str:
@@ -652,9 +781,10 @@ def device_name(device_type: str) -> str:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description="Measure this project against what one would pick instead.")
-    parser.add_argument("what", nargs="?", default="all", choices=[*COMMANDS, "all"])
+    parser.add_argument("what", nargs="?", default="all", choices=[*COMMANDS, "gpu", "all"])
     parser.add_argument("--pairs", type=positive, default=5, help="turns of each side")
     parser.add_argument("--source", help="tokenize: a folder of .parquet or .jsonl files")
+    parser.add_argument("--part", type=int, choices=range(1, 7), help="gpu: 1 to 6; ladder: 1 or 2")
     parser.add_argument("--data", help="hellaswag: a hellaswag_val.jsonl")
     return parser.parse_args(argv)
 
@@ -664,17 +794,23 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         args = parse_args(argv)
         compute = start_compute(pick_device(), None)
-        print(
+        head = (
             f"{device_name(compute.device_type)}, {compute.dtype}, {torch.get_num_threads()}"
-            f" threads, torch {torch.__version__}, medians of {args.pairs} pairs",
-            flush=True,
+            f" threads, torch {torch.__version__}, medians of {args.pairs} pairs"
         )
+        print(head, flush=True)
         bench = Bench(compute, args.pairs, args.source, args.data)
         if args.what in FOR_A_GPU:
             if compute.device_type != "cuda":
                 raise UserError(f"{args.what} needs an NVIDIA GPU: try python bench.py train")
+            if args.what == "ladder":
+                return climb(bench, args.part and min(args.part, 2))
+            if args.what == "gpu":
+                return append_part(bench, args.part or 1, f"{time.strftime('%Y-%m-%d')}, {head}")
             return COMMANDS[args.what](bench)
-        everything = COMMANDS.keys() - FOR_A_GPU - {"memory"}  # which is in train's table, too
+        if args.what == "budget":
+            return measure_budget(bench)
+        everything = COMMANDS.keys() - FOR_A_GPU - {"memory", "budget"}  # which have other tables
         for name in COMMANDS:
             if name in (everything if args.what == "all" else [args.what]):
                 print_head(f"{name}: ours; theirs", "ours", "theirs", "ours / theirs", "target")

@@ -419,6 +419,14 @@ MUTANTS = [
         '"original"',
         "tests/test_muon.py -k size",
     ),
+    Mutant(
+        66,
+        "the budget forgets one of the backward pass's matmuls",
+        "support/budget.py",
+        "return 3 * 2 * s.B",
+        "return 2 * 2 * s.B",
+        "tests/test_budget.py -k paper",
+    ),
 ]
 
 

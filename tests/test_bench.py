@@ -83,7 +83,7 @@ def test_a_step_of_several_micro_batches_counts_all_their_tokens(tiny, monkeypat
     assert rows(capsys.readouterr().out)[0][1:3] == ["500.0", "256"]
 
 
-@pytest.mark.parametrize("what", ["speed", "ladder"])
+@pytest.mark.parametrize("what", ["speed", "ladder", "gpu"])
 def test_a_gpu_s_tables_are_refused_on_a_cpu(what, monkeypatch, capsys):
     monkeypatch.setattr(bench, "pick_device", lambda: "cpu")
     with pytest.raises(SystemExit):
