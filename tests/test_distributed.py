@@ -34,7 +34,7 @@ train_gpt2.main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("processes, compile", [(2, 1), (4, 0)])
+@pytest.mark.parametrize("processes, compile", [(2, 1), pytest.param(4, 0, marks=pytest.mark.soak)])
 def test_several_processes_print_the_losses_of_one(alone, tmp_path, processes, compile):
     """Those that compile do so without code generation, which takes its time."""
     script = tmp_path / "compiled.py"
@@ -116,6 +116,7 @@ def machines(tmp_path):
     return tmp_path
 
 
+@pytest.mark.soak
 def test_what_only_one_machine_has_is_skipped_by_all(machines):
     (machines / "a" / "hellaswag").mkdir()
     shutil.copy(ROOT / "tests/data/hellaswag_8.jsonl", machines / "a/hellaswag/hellaswag_val.jsonl")

@@ -61,7 +61,10 @@ def last_step(log: str) -> int:
     return int(log.splitlines()[-1].split()[0])
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak)],
+)
 def test_the_step_is_finished_and_saved(tmp_path, expected, number, code):
     process = start(tmp_path, 1)
     wait_for(process, "step     5 |")
