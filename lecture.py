@@ -6,6 +6,8 @@
     python lecture.py 8 --try         run it with the change that its page proposes under Try
     python lecture.py book            render the book into _book/: open _book/index.html
     python lecture.py record 8        run it and keep what it prints, for its page in the book
+    python lecture.py numbers         measure lines, loss, milliseconds and memory of each lesson
+                                      (about 25 minutes, in which nothing else should run)
     python lecture.py check           check all of them; or some: check 8, check 8..14, check 8..
     python lecture.py check --newest --minutes 25
 
@@ -35,10 +37,11 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from support import numbers
 from support.cli import Parser, UserError, one_line_errors
 from support.files import write_whole
 from support.lessons import (
@@ -59,6 +62,7 @@ FREE_WIDTH = re.compile(r"Run:|Expect( \d+)?:|Erratum \d+:")
 FIELDS = ("Why", "Look at", "Run", "Expect")
 SUBJECT_WIDTH, BODY_WIDTH = 72, 88
 TAIL_LINES = 15
+ROUNDS = 3  # of measuring all lessons, one after the other
 
 
 class Outcome(NamedTuple):
@@ -343,6 +347,16 @@ def record(root: Path, lesson: Lesson) -> None:
     print(f"{path.relative_to(root)}, after {ran.seconds:.1f} s", flush=True)
 
 
+def measure_numbers(root: Path, lessons: list[Lesson]) -> None:
+    """book/numbers.csv, which the pages and python -m experiments history read."""
+    with ExitStack() as stack:
+        trees = {each.number: stack.enter_context(worktree(root, each)) for each in lessons}
+        rows = numbers.measure(trees, ROUNDS)
+    path = root / "book" / "numbers.csv"
+    write_whole(path, numbers.text(rows))
+    print(f"{path.relative_to(root)}; its picture: python -m experiments history")
+
+
 def render_book(root: Path, lessons: list[Lesson]) -> None:
     try:
         from support.book import render  # what it needs is in requirements-dev.txt only
@@ -359,9 +373,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, prog="lecture.py", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="?", help="a lesson's number, or the word check, book or record"
+        "what", nargs="?", help="a lesson's number, or check, book, record or numbers"
     )
-    parser.add_argument("which", nargs="?", help="with check and record: 8, 8..14 or 8..")
+    parser.add_argument("which", nargs="?", help="with check, record, numbers: 8, 8..14 or 8..")
     parser.add_argument("--run", action="store_true", help="with a number: run the lesson")
     parser.add_argument(
         "--try", dest="trying", action="store_true", help="with a number: change it"
@@ -372,9 +386,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     checking = args.what == "check"
     if not checking and (args.newest or args.minutes is not None):
         parser.error("--newest and --minutes go with check")
-    if args.which and args.what not in ("check", "record"):
-        parser.error("a second range goes with check and record")
-    if (args.run or args.trying) and args.what in (None, "check", "book", "record"):
+    if args.which and args.what not in ("check", "record", "numbers"):
+        parser.error("a second range goes with check, record and numbers")
+    if (args.run or args.trying) and args.what in (None, "check", "book", "record", "numbers"):
         parser.error("--run and --try go with a lesson's number")
     return args
 
@@ -387,6 +401,9 @@ def act(args: argparse.Namespace, root: Path) -> int:
         return check_all(root, chosen[::-1] if args.newest else chosen, args.minutes)
     if args.what == "book":
         render_book(root, lessons)
+        return 0
+    if args.what == "numbers":
+        measure_numbers(root, select(lessons, args.which))
         return 0
     if args.what == "record":
         for lesson in select(lessons, args.which):

@@ -16,6 +16,7 @@ colours.
 
 import ast
 import html
+import json
 import re
 import shutil
 import textwrap
@@ -35,6 +36,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name, get_lexer_for_filename
 from pygments.util import ClassNotFound
 
+from support import numbers
 from support.cli import UserError
 from support.lessons import DIFF_ORDER, Lesson, code_paths, git
 
@@ -318,6 +320,29 @@ def lesson_html(pages: Pages, lesson: Lesson) -> str:
     return f"<h1>{lesson.number:02d} · {title}</h1>{message_html(lesson.message)}"
 
 
+def numbers_words(path: Path, number: int) -> str:
+    """What was measured of a lesson; nothing where it was not."""
+    rows = {row.lesson: row for row in numbers.read(path)} if path.exists() else {}
+    return numbers.in_words(rows[number], rows.get(number - 1)) if number in rows else ""
+
+
+def searchable(name: str, page: str, body: str) -> list[list[str]]:
+    """The sections of a page: address, the page's short name, the section's title, its words."""
+    sections = []
+    for part in re.split(r"(?=<h[1-3] id=)", body):
+        if found := re.match(r'<h[1-3] id="([^"]*)"[^>]*>(.*?)</h\d>', part, re.DOTALL):
+            heading, words = (
+                " ".join(
+                    html.unescape(
+                        re.sub(r"<svg.*?</svg>|<[^>]+>", " ", text, flags=re.DOTALL)
+                    ).split()
+                )
+                for text in (found[2], part[found.end() :])
+            )
+            sections.append([f"{name}.html#{found[1]}", page, heading, words])
+    return sections
+
+
 def render(root: Path, lessons: list[Lesson], out: Path) -> None:
     """Write index.html, a page for each lesson, and the pages beside them into a folder.
 
@@ -333,8 +358,11 @@ def render(root: Path, lessons: list[Lesson], out: Path) -> None:
         raise UserError(f"book/README.md does not list lesson {missing[0]:02d}")
     loader = FileSystemLoader(folder)
     template = Environment(loader=loader, undefined=StrictUndefined).get_template("page.html")
+    search: list[list[str]] = []
 
     def write(name: str, **values: Any) -> None:
+        page = name if values["lesson"] else values["title"]
+        search.extend(searchable(name, page, values["body"]))
         page = template.render(
             sections=sections, titles=titles, beside=BESIDE, html_name=html_name, **values
         )
@@ -346,6 +374,9 @@ def render(root: Path, lessons: list[Lesson], out: Path) -> None:
         write(html_name(file), after=lessons[0].number if file == "README" else None, **values)
     for lesson in lessons:
         write(f"{lesson.number:02d}", **lesson_values(pages, lesson, titles, sections))
+    script = (folder / "search.js").read_text(encoding="utf-8")
+    words = json.dumps(search, ensure_ascii=False)
+    (out / "search.js").write_text(f"const SECTIONS = {words};\n{script}", encoding="utf-8")
 
 
 def lesson_values(
@@ -363,6 +394,8 @@ def lesson_values(
         "message": message_html(lesson.message),
         "code": code,
         "tests": tests,
+        "can_try": (pages.folder / "tries" / f"{lesson.number:02d}.patch").exists(),
+        "numbers": numbers_words(pages.folder / "numbers.csv", lesson.number),
         "before": lesson.previous or None,
         "after": lesson.number + 1 if lesson.number + 1 in titles else None,
     }

@@ -199,6 +199,10 @@ def test_a_browser_turns_pages_and_unfolds_without_network(rendered):
             assert not answer.is_visible()
             page.locator("article summary").first.click()
             assert answer.is_visible()
+            page.locator("#contents input").fill("label smoothing nowhere")
+            assert page.locator("#contents .found a").count() == 0
+            page.locator("#contents input").fill("temperature")
+            assert page.locator("#contents .found a").first.text_content().startswith("Glossary")
             page.locator("a[rel=next]").click()
             assert page.title().startswith(
                 contents((BOOK / "README.md").read_text())[0].lessons[8][1]
