@@ -122,3 +122,15 @@ def test_the_lectures_way_of_reading_a_log_reads_ours():
     assert {"train", "val"} <= set(streams) <= {"train", "val", "hella"}
     assert streams["val"][0] == pytest.approx(10.82, abs=0.25)
     assert min(streams["val"].values()) < 6.53  # better than counting tokens
+
+
+def test_a_log_whose_lines_a_crash_cut_short_is_read(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("log").mkdir()
+    Path("log", "log.txt").write_bytes(
+        b"0 train 10.5\n0 val 9.25\n1 tra\0\xff\n\n1 train 10.0\n2 tr"
+    )
+    names = {}
+    for cell in (the_cell(shipped, "import json"), the_cell(shipped, "streams = {}")):
+        exec(cell.source, names)
+    assert names["streams"] == {"train": {0: 10.5, 1: 10.0}, "val": {0: 9.25}}
