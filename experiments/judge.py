@@ -62,6 +62,18 @@ def curves(logs: dict[str, list[Path]]) -> dict[str, list[Curve]]:
     return {variant: [read(log) for log in of] for variant, of in logs.items()}
 
 
+def tuned(
+    name: str, variants: dict[str, list], seeds: tuple[int, ...], quick: bool = False
+) -> tuple[str, dict[str, list[Curve]]]:
+    """The best variant: the two that are best with the first seed, and of these the one whose mean
+    over all seeds is lower. One seed alone may be lucky. Also returns the curves of both."""
+    first = curves(compare(name, variants, seeds[:1], quick))
+    print("   ".join(f"{variant}: {last(of)[0]:.3f}" for variant, of in first.items()))
+    two = sorted(first, key=lambda variant: last(first[variant])[0])[:2]
+    found = curves(compare(name, {variant: variants[variant] for variant in two}, seeds, quick))
+    return min(found, key=lambda variant: np.mean(last(found[variant]))), found
+
+
 def steps_to(curve: Curve, loss: float) -> float:
     """The step at which the curve first is as low as `loss`, between two points; else infinity."""
     for (step, before), (next_step, after) in zip(curve, curve[1:], strict=False):
@@ -87,7 +99,7 @@ def report(found: dict[str, list[Curve]], baseline: str) -> None:
         losses, differences = last(curves), [float(c[-1, 1] - b[-1, 1]) for c, b in pairs]
         noise = max(spread(losses), spread(last(found[baseline])))
         is_small = variant != baseline and bool(abs(np.mean(differences)) < noise)
-        shares = [steps_to(curve, other[-1, 1]) / other[-1, 0] for curve, other in pairs]
+        shares = [steps_to(curve, other[-1, 1]) / curve[-1, 0] for curve, other in pairs]
         print(
             f"{variant:<24} {np.mean(losses):9.3f} {spread(losses):7.3f}  "
             + " ".join(f"{d:+.4f}" for d in differences)

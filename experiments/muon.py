@@ -9,6 +9,7 @@ from torch.optim import _muon
 from experiments import judge
 from experiments.drawing import panels
 from experiments.letters import SEEDS, SHAPES, TOKENS_A_STEP, flags, label
+from experiments.small import TEXT
 
 RATES = {
     "adamw": (1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
@@ -24,27 +25,27 @@ def each_of_three(update: torch.Tensor, *how) -> torch.Tensor:
     return torch.cat([WHOLE(part, *how) for part in update.chunk(3)]) / 3**0.5  # as large as whole
 
 
-def best_rate(shape: str, optimizer: str, quick: bool) -> tuple[float, list[float]]:
+def best_rate(shape: str, optimizer: str, quick: bool, source: str) -> tuple[float, list[float]]:
     """The rate with the lowest last loss, of one seed, and all these losses."""
     rates = RATES[optimizer]
-    variants = {f"{optimizer} {rate:g}": flags(shape, rate, optimizer) for rate in rates}
+    variants = {f"{optimizer} {rate:g}": flags(shape, rate, optimizer, source) for rate in rates}
     found = judge.curves(judge.compare(f"muon {shape}", variants, SEEDS[:1], quick))
     losses = {variant: judge.last(curves)[0] for variant, curves in found.items()}
     print("   ".join(f"{variant}: {loss:.3f}" for variant, loss in losses.items()))
     return rates[list(losses.values()).index(min(losses.values()))], list(losses.values())
 
 
-def draw(quick: bool) -> Figure:
+def draw(quick: bool, source: str = TEXT) -> Figure:
     figure, (left, right) = panels(2)
     for shape, style in zip(SHAPES, ("o:", "o-"), strict=True):
         print(f"\n{shape}: one seed for each rate, then three for the best")
         variants = {}
         for optimizer, colour in (("adamw", "C0"), ("muon", "C1")):
-            rate, losses = best_rate(shape, optimizer, quick)
+            rate, losses = best_rate(shape, optimizer, quick, source)
             left.plot(
                 RATES[optimizer], losses, style, color=colour, label=f"{optimizer}, {shape[:8]}"
             )
-            variants[f"{optimizer} {rate:g}"] = flags(shape, rate, optimizer)
+            variants[f"{optimizer} {rate:g}"] = flags(shape, rate, optimizer, source)
         baseline, best = variants
         logs = judge.compare(f"muon {shape}", variants, SEEDS, quick)
         with patch.object(_muon, "_zeropower_via_newtonschulz", each_of_three):

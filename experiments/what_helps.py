@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from experiments import judge
 from experiments.drawing import panels
 from experiments.letters import SEEDS, STEPS, TOKENS_A_STEP, flags, label
+from experiments.small import TEXT
 from train_gpt2 import GPT
 
 LINE = "--schedule linear --min_lr 0".split()
@@ -51,17 +52,20 @@ def steps_to_the_top(share: float) -> list:
     return ["--warmup_steps", round(share * STEPS)]
 
 
-def draw(quick: bool) -> Figure:
+def draw(quick: bool, source: str = TEXT) -> Figure:
     figure, both = panels(2)
     for axes, (shape, (rate, for_muon)) in zip(both, TUNED.items(), strict=True):
-        best = flags(shape, rate)
+        best, muon = flags(shape, rate, "adamw", source), flags(shape, for_muon, "muon", source)
         variants = {
-            f"adamw {SMALL:g}": flags(shape, SMALL),
+            f"adamw {SMALL:g}": flags(shape, SMALL, "adamw", source),
             f"adamw {rate:g}": best,
             f"adamw {rate:g}, to 0": [*best, *LINE],
-            f"muon {for_muon:g}": flags(shape, for_muon, "muon"),
-            f"muon {for_muon:g}, to 0": [*flags(shape, for_muon, "muon"), *LINE],
-            f"muon {4 * SMALL:g}, to 0": [*flags(shape, 4 * SMALL, "muon"), *LINE],  # the preset
+            f"muon {for_muon:g}": muon,
+            f"muon {for_muon:g}, to 0": [*muon, *LINE],
+            f"muon {4 * SMALL:g}, to 0": [  # the preset
+                *flags(shape, 4 * SMALL, "muon", source),
+                *LINE,
+            ],
         }
         logs = judge.compare(f"muon {shape}", variants, SEEDS, quick)
         others = {

@@ -1,0 +1,95 @@
+"""Experiments on a text of one's own, and their judge."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+import train_gpt2
+from experiments import __main__ as command
+from experiments import judge, letters
+from support.cli import UserError
+
+# ---------- --source --------------------------------------------------------------------
+
+
+@pytest.fixture
+def little(monkeypatch, tmp_path):
+    """Texts of 40 bytes are enough, and runs/ is elsewhere."""
+    monkeypatch.setattr(letters, "BYTES", 40)
+    monkeypatch.setattr(letters, "FEWEST", 20)
+    for module in (letters, judge, command):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    return tmp_path
+
+
+def test_a_source_is_a_text_or_documents_one_after_the_other(little):
+    text = little / "a.txt"
+    text.write_text("abcdé" * 20)
+    assert letters.read(str(text)) == ("abcdé" * 20).encode()[:40]
+    folder = little / "documents"
+    folder.mkdir()
+    lines = [json.dumps({"text": f"document {i}"}) for i in range(9)]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    assert letters.read(str(folder)) == b"document 0\n\ndocument 1\n\ndocument 2\n\ndocu"
+
+
+def test_too_short_a_source_is_refused(little):
+    (little / "a.txt").write_text("short")
+    with pytest.raises(UserError, match="has 5 bytes, expected 20"):
+        letters.read(str(little / "a.txt"))
+
+
+def test_the_last_tenth_of_a_source_validates(little):
+    (little / "a.txt").write_bytes(bytes(range(40)))
+    train, val = (
+        train_gpt2.load_split(str(letters.shards(str(little / "a.txt"))), split)[0]
+        for split in ("train", "val")
+    )
+    assert train.tolist() == list(range(36)) and val.tolist() == list(range(36, 40))
+
+
+def test_texts_of_the_same_name_do_not_share_their_runs(little):
+    folders = []
+    for name in ("a", "b"):
+        (little / name).mkdir()
+        (little / name / "mine.txt").write_text(name * 40)
+        folders.append(letters.shards(str(little / name / "mine.txt")))
+    assert folders[0] != folders[1]
+
+
+def test_the_best_setting_is_not_that_of_a_lucky_seed(monkeypatch):
+    losses = {"a": [3, 5, 5], "b": [4, 4, 4], "c": [6, 1, 1]}  # with seed 1 c is the worst
+    runs = []
+
+    def run(name, flags, quick=False):
+        variant, seed = flags[0], flags[-1]
+        runs.append((variant, seed))
+        return variant, seed
+
+    monkeypatch.setattr(judge, "run", run)
+    monkeypatch.setattr(judge, "read", lambda log: np.array([[9, losses[log[0]][log[1] - 1]]]))
+    best, found = judge.tuned("x", {v: [v] for v in losses}, (1, 2, 3))
+    assert best == "b" and list(found) == ["a", "b"]
+    assert ("c", 2) not in runs
+
+
+def test_another_text_leaves_the_figures_of_the_book_alone(little, monkeypatch):
+    module = types.ModuleType("fake")
+    module.draw = lambda quick, source="plays": print(source) or panels_of_nothing()
+    monkeypatch.setattr(command, "import_module", lambda name: module)
+    monkeypatch.setattr(command, "FIGURES", little / "figures")
+    (little / "runs").mkdir()
+    command.run("muon", quick=False, source="texts/mine.txt")
+    assert (little / "runs" / "muon mine.txt").read_text() == "texts/mine.txt\n"
+    assert not (little / "figures").exists()
+    module.draw = lambda quick: panels_of_nothing()
+    with pytest.raises(UserError, match="a text of its own"):
+        command.run("tied", quick=False, source="texts/mine.txt")
+
+
+def panels_of_nothing():
+    from experiments.drawing import panels
+
+    return panels()[0]
