@@ -1,14 +1,16 @@
-"""Experiments on a text of one's own, and their judge."""
+"""Experiments on a text of one's own, and what they change in the trainer for a while."""
 
 import json
 import types
 
 import numpy as np
 import pytest
+import torch
 
 import train_gpt2
 from experiments import __main__ as command
 from experiments import judge, letters
+from experiments.ramp import agreement, growing, pieces
 from support.cli import UserError
 
 # ---------- --source --------------------------------------------------------------------
@@ -93,3 +95,44 @@ def panels_of_nothing():
     from experiments.drawing import panels
 
     return panels()[0]
+
+
+# ---------- A batch that grows ----------------------------------------------------------
+
+
+def test_noise_scale_of_gradients_whose_noise_is_known():
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.zeros(1000)
+    signal[0] = 5  # squared norm 25; the noise has 1000 x 0.2^2 = 40: a scale of 1.6 rows
+    gradients = signal + 0.2 * torch.randn(4000, 1000, generator=generator)
+    cosine, scale = agreement(gradients)
+    assert scale == pytest.approx(40 / 25, rel=0.02)
+    assert cosine == pytest.approx(25 / 65, rel=0.02)  # signal^2 / (signal^2 + noise^2)
+    two = torch.tensor([[3.0, 2.0], [3.0, -2.0]])  # by hand: noise 8, signal 9 - 8 / 2
+    assert agreement(two) == pytest.approx((5 / 13, 8 / 5))
+
+
+def test_a_growing_batch_reads_each_piece_once_and_updates_less_often(monkeypatch):
+    taken, loader = [], types.SimpleNamespace(position=0)
+
+    def train_step(model, optimizer, loader, compute, micro_steps, rate, clip):
+        taken.append((loader.position, micro_steps, rate))
+        loader.position += 128 * micro_steps
+        return "loss", "norm"
+
+    monkeypatch.setattr("experiments.ramp.train_step", train_step)
+    original = train_gpt2.train_step
+    with growing():
+        for _ in range(2):  # the second run begins as the first did
+            taken.clear()
+            loader.position = 0
+            for step in range(4000):
+                got = train_gpt2.train_step(None, None, loader, None, 1, step, 1.0)
+                assert got == ("loss", "norm")
+            assert len(taken) == 673
+    assert train_gpt2.train_step is original
+    sizes = [size for _, size, _ in taken]
+    assert sizes == sorted(sizes) and set(sizes) == set(range(1, 9))
+    assert [rate for *_, rate in taken] == [position // 128 for position, *_ in taken]
+    assert all(pieces(position) == size for position, size, _ in taken)
+    assert pieces(0) == 1 and pieces(102_399) == 8 and pieces(102_400) == 8
