@@ -6,10 +6,12 @@ import types
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train_gpt2
 from experiments import __main__ as command
 from experiments import judge, letters
+from experiments.beyond import qk_norm, z_loss
 from experiments.ramp import agreement, growing, pieces
 from support.cli import UserError
 
@@ -136,3 +138,40 @@ def test_a_growing_batch_reads_each_piece_once_and_updates_less_often(monkeypatc
     assert [rate for *_, rate in taken] == [position // 128 for position, *_ in taken]
     assert all(pieces(position) == size for position, size, _ in taken)
     assert pieces(0) == 1 and pieces(102_399) == 8 and pieces(102_400) == 8
+
+
+# ---------- What is not in GPT-2 --------------------------------------------------------
+
+
+def test_qk_norm_compares_directions_and_is_gone_afterwards():
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    before = F.scaled_dot_product_attention
+    with qk_norm():
+        got = train_gpt2.attend_causally(q, k, v)
+        longer = train_gpt2.attend_causally(7 * q, k / 3, v)
+    directions = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * 8**0.5
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    want = directions.masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    assert torch.allclose(got, want, atol=1e-5) and torch.allclose(longer, want, atol=1e-5)
+    assert F.scaled_dot_product_attention is before
+
+
+def test_the_z_loss_and_its_gradient_are_added_in_training_only():
+    torch.manual_seed(0)
+    model = train_gpt2.GPT(train_gpt2.GPTConfig(8, 50, 1, 2, 16))
+    model.lm_head.weight.data *= 50  # so that ln Z differs from place to place
+    idx, targets = torch.randint(50, (2, 3, 8))
+    parameters, forward = list(model.parameters()), train_gpt2.GPT.forward
+    z = model(idx)[0].exp().sum(-1).log()
+    plain = model(idx, targets)[1]
+    want = plain + 1e-4 * z.square().mean()
+    assert (z.square().mean() / z.mean() ** 2).item() > 1.02
+    with z_loss():
+        got = model(idx, targets)[1]
+        with torch.no_grad():
+            assert model(idx, targets)[1].item() == pytest.approx(plain.item(), abs=1e-5)
+    assert (got - plain).item() == pytest.approx((want - plain).item(), rel=5e-3)
+    gradients = zip(torch.autograd.grad(got, parameters), torch.autograd.grad(want, parameters))
+    for ours, by_hand in gradients:
+        torch.testing.assert_close(ours, by_hand, rtol=1e-3, atol=1e-6)
+    assert train_gpt2.GPT.forward is forward
