@@ -53,11 +53,13 @@ STYLE = {
 }
 
 
-def panels(count: int = 1, height: float = 3.2, **options) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as the page's text, with axes side by side."""
+def panels(
+    count: int = 1, height: float = 3.2, rows: int = 1, **options
+) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page's text, with so many axes side by side in each row."""
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+    return figure, list(figure.subplots(rows, count, squeeze=False, **options).flat)
 
 
 def svg(figure: Figure) -> str:
