@@ -188,5 +188,5 @@ def in_words(row: Row, before: Row | None) -> str:
         words += (
             f" A step takes {row.ms_ratio:.2f} times as long as a lesson before, and the process"
         )
-        words += f" needs {row.megabytes_ratio:.2f} times the memory."
+        words += f" needs {row.megabytes_ratio:.2f} times the memory (a fifth may be noise)."
     return words
