@@ -178,11 +178,11 @@ def in_words(row: Row, before: Row | None) -> str:
         f"train_gpt2.py: {row.lines} lines{more}. The 124M model: {row.parameters:,} parameters."
     )
     if row.first_loss is not None:
-        words += f" The first loss: {row.first_loss:.2f}"
+        words += f" The first loss: {row.first_loss:.3f}"
         if row.last_loss is not None:
-            words += f"; after {STEPS} steps of the default run on a CPU: {row.last_loss:.2f}"
+            words += f"; after {STEPS} steps of the default run on a CPU: {row.last_loss:.3f}"
             if before and before.last_loss is not None:
-                words += f" (a lesson before: {before.last_loss:.2f})"
+                words += f" (a lesson before: {before.last_loss:.3f})"
         words += "."
     if row.ms_ratio is not None:
         words += (

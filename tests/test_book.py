@@ -52,6 +52,31 @@ def test_each_lesson_has_a_page_that_is_reached_from_the_contents(rendered):
     assert names <= set(Page(rendered / "index.html").links)
 
 
+def test_the_time_to_read_is_what_the_pages_say(rendered):
+    minutes = {
+        int(path.stem): int(re.search(r"<span>(\d+) min</span>", path.read_text())[1])
+        for path in rendered.glob("[0-9]*.html")
+    }
+    shortest, longest = min(minutes.values()), max(minutes.values())
+    hours = round(sum(minutes.values()) / 30) / 2  # to the half hour
+    readme, book = (
+        " ".join((ROOT / n).read_text().split()) for n in ("README.md", "book/README.md")
+    )
+    assert f"about {hours:g} hours of reading, {shortest} to {longest} minutes a page" in readme
+    assert f"of {shortest} to {longest} minutes each, about {hours:g} hours in all" in book
+    rows = re.findall(
+        r"^\| \[(\d\d)\].*?(?:-(\d\d))? \|.*\| (\d+) min \|$",
+        (ROOT / "README.md").read_text(),
+        re.M,
+    )
+    told = {int(first): int(total) for first, _, total in rows}
+    counted = {
+        int(first): sum(minutes[n] for n in range(int(first), int(last or first) + 1))
+        for first, last, _ in rows
+    }
+    assert told == counted
+
+
 def test_no_link_leads_nowhere(rendered):
     pages = {path.name: Page(path) for path in rendered.glob("*.html")}
     assert len(pages) > 60

@@ -91,6 +91,6 @@ def test_a_page_says_what_changed_and_only_what_is_known(rows):
     )
     words = numbers.in_words(rows[2], rows[1])
     assert (
-        "lines (+0)." in words and "after 50 steps" in words and "(a lesson before: 5.10)" in words
+        "lines (+0)." in words and "after 50 steps" in words and "(a lesson before: 5.100)" in words
     )
     assert "A step takes 1.50 times as long" in words
