@@ -28,9 +28,14 @@ def height(places: torch.Tensor) -> torch.Tensor:
 def draw(quick: bool) -> Figure:
     steps = 5 if quick else 150
     paths = {
-        "SGD, rate 0.019": (path(torch.optim.SGD, steps, lr=0.019), ORANGE),
-        "SGD, rate 0.005": (path(torch.optim.SGD, steps, lr=0.005), GREEN),
-        "Adam, rate 0.2": (path(torch.optim.Adam, steps, lr=0.2, betas=(0.9, 0.95)), BLUE),
+        "SGD, rate 0.019": path(torch.optim.SGD, steps, lr=0.019),
+        "SGD, rate 0.005": path(torch.optim.SGD, steps, lr=0.005),
+        "Adam, rate 0.2": path(torch.optim.Adam, steps, lr=0.2, betas=(0.9, 0.95)),
+    }
+    looks = {  # colour, and where and how the name stands beside the path
+        "SGD, rate 0.019": (ORANGE, (9.2, -0.85), dict(ha="right")),
+        "SGD, rate 0.005": (GREEN, (10.2, 0.45), dict(rotation=90, va="center")),
+        "Adam, rate 0.2": (BLUE, (5.6, 0.32), dict(ha="center")),
     }
     figure, (bowl, curve) = panels(2)
     x, y = torch.meshgrid(
@@ -38,13 +43,15 @@ def draw(quick: bool) -> Figure:
     )
     levels = [0.5, 3, 10, 25, 50]
     bowl.contour(x, y, height(torch.stack([x, y], -1)), levels=levels, colors=GRID, linewidths=1)
-    for name, (places, colour) in paths.items():
+    for name, places in paths.items():
+        colour, where, how = looks[name]
+        bowl.text(*where, name, color=colour, **how)
         bowl.plot(*places[:60].T, color=colour, marker=".", markersize=3, linewidth=1)
         curve.plot(height(places), color=colour, label=name)
         at = [0, steps // 15, steps // 3, steps]
         print(f"{name:<16}", *(f"step {i}: {height(places)[i].item():8.4f}" for i in at))
     bowl.plot(0, 0, "+", color=INK, markersize=9)
     bowl.set(xlabel="along the valley", ylabel="across it", title="the first 60 steps")
-    curve.set(xlabel="step", ylabel="height above the bottom", yscale="log", ylim=(1e-3, 2e4))
+    curve.set(xlabel="step", ylabel="height above the bottom", yscale="log", ylim=(1e-4, 2e4))
     curve.legend(loc="upper right")
     return figure

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from experiments.drawing import GREEN, GRID, INK, PAPER, RED, panels
+from experiments.drawing import GREEN, GRID, RED, panels
 from experiments.small import small_model, text
 from support.compute import Compute, distribute
 
@@ -28,11 +29,8 @@ def always(model, x, y, is_last: bool) -> None:
     model(x, y)[1].backward()
 
 
-VARIANTS = {
-    "never off": (always, RED),
-    "off around both": (both, GREEN),
-    "off after forward": (too_late, RED),
-}
+VARIANTS = {"never off": always, "off around both": both, "off after forward": too_late}
+KINDS = {"sends, as it should": GREEN, "too early": RED, "does not send": GRID}
 
 
 def averaged(micro_step: Callable, bytes_sent: list) -> list[int]:
@@ -57,27 +55,24 @@ def averaged(micro_step: Callable, bytes_sent: list) -> list[int]:
 
 def draw(quick: bool) -> Figure:
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    figure, (axes,) = panels(height=2.2)
-    for row, (name, (micro_step, colour)) in enumerate(VARIANTS.items()):
+    figure, (axes,) = panels(height=2.6)
+    at = [i + i // MICRO_STEPS * 0.4 + 0.5 for i in range(STEPS * MICRO_STEPS)]
+    for row, (name, micro_step) in enumerate(VARIANTS.items()):
         counts = averaged(micro_step, sent := [])
         print(f"{name:<18} all-reduces {counts}, {sum(sent) / 1e6:.1f} MB of gradients")
         for i, count in enumerate(counts):
-            box = [(i + i // MICRO_STEPS * 0.4 + 0.05, 0.9)]
-            axes.broken_barh(box, (-row - 0.38, 0.76), color=colour if count else GRID)
-            text_colour = PAPER if count else INK
-            place = (box[0][0] + 0.45, -row)
-            axes.text(
-                *place,
-                "all-reduce" if count else "",
-                ha="center",
-                va="center",
-                color=text_colour,
-                fontsize=8,
-            )
+            wanted = GREEN if i % MICRO_STEPS == MICRO_STEPS - 1 else RED
+            axes.bar(at[i], 0.76, 0.9, -row - 0.38, color=wanted if count else GRID)
     dist.destroy_process_group()
-    at = [i + i // MICRO_STEPS * 0.4 + 0.5 for i in range(STEPS * MICRO_STEPS)]
+    for step in range(STEPS):
+        middle = sum(at[step * MICRO_STEPS :][:MICRO_STEPS]) / MICRO_STEPS
+        axes.text(middle, 0.5, f"step {step}", ha="center")
     axes.set_xticks(at, labels=[i % MICRO_STEPS for i in range(STEPS * MICRO_STEPS)])
     axes.set_yticks([0, -1, -2], labels=list(VARIANTS))
-    axes.set(xlabel="micro-step, of two steps", ylim=(-2.6, 0.6))
+    axes.set(xlabel="micro-step", ylim=(-2.5, 0.8))
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in KINDS.values()]
+    figure.legend(handles, KINDS, loc="outside lower center", ncols=3, columnspacing=1)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
     axes.grid(False)
     return figure

@@ -47,7 +47,7 @@ def draw(quick: bool) -> Figure:
     held_out = rows(inspect.getsource(optparse))[:64], plays[-64:]
     parent = small_model(**SHAPE)
     train(parent, plays[:-64], first, 3e-3)
-    figure, axes = panels(2, sharey=True)
+    figure, axes = panels(2)
     for name, rate in (("new, 0.003", 3e-3), ("trained, 0.003", 3e-3), ("trained, 0.0003", 3e-4)):
         model = small_model(**SHAPE)
         if name.startswith("trained"):
@@ -57,7 +57,7 @@ def draw(quick: bool) -> Figure:
             panel.plot(range(0, steps + 1, 10), curve, label=name)
         ends = [f"{curve[0]:.2f} -> {curve[1]:.2f} -> {curve[-1]:.2f}" for curve in curves]
         print(f"{name:<16} at 0, 10, {steps}: code {ends[0]}   plays {ends[1]}")
-    axes[0].set(title="new text: Python code", xlabel="step", ylabel="loss (nats a byte)")
-    axes[1].set(title="old text: plays", xlabel="step")
-    axes[0].legend(title="model and rate")
+    for panel, title in zip(axes, ("new text: Python code", "old text: plays")):
+        panel.set(title=title, xlabel="step", ylabel="loss (nats a byte)", ylim=(2.2, 5.8))
+        panel.legend(title="model and rate")
     return figure

@@ -4,18 +4,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from experiments.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SOFT, panels
+from experiments.drawing import BLUE, GREEN, INK, ORANGE, PAPER, PURPLE, RED, SOFT, panels
 
 COLOURS = {"norm": PURPLE, "attention": BLUE, "cross-\nattention": BLUE, "MLP": GREEN, "+": INK}
 
 
-def box(ax: Axes, x: float, y: float, name: str, width: float = 1.7) -> tuple[float, float]:
+def box(ax: Axes, x: float, y: float, name: str, width: float = 1.8) -> tuple[float, float]:
     colour, height = COLOURS.get(name, ORANGE), 0.42 + 0.34 * name.count("\n")
     style = "round,pad=0,rounding_size=0.12"
     corner = (x - width / 2, y - height / 2)
     patch = FancyBboxPatch(corner, width, height, boxstyle=style, fill=False, ec=colour, lw=1.4)
     ax.add_patch(patch)
-    ax.text(x, y - 0.02, name, ha="center", va="center", fontsize=8.5, linespacing=1)
+    above_crosses = dict(zorder=4, bbox=dict(fc=PAPER, lw=0, pad=0.6))
+    ax.text(x, y - 0.02, name, ha="center", va="center", fontsize=9, linespacing=1, **above_crosses)
     return y - height / 2, y + height / 2
 
 
@@ -25,8 +26,15 @@ def arrow(ax: Axes, *points: tuple[float, float]) -> None:
     ax.annotate("", points[-1], points[-2], arrowprops=style)
 
 
-def column(ax: Axes, x: float, title: str, parts: list[str], pre: bool, ends: list[str]) -> None:
-    """From the bottom up: the stream at x, with what each part adds at its right."""
+def cross(ax: Axes, left: float, bottom: float, right: float, top: float) -> None:
+    for ends in ((bottom, top), (top, bottom)):
+        ax.plot((left, right), ends, color=RED, lw=2.2, zorder=3)
+
+
+def column(
+    ax: Axes, x: float, title: str, parts: list[str], times: int, pre: bool, ends: list[str]
+) -> None:
+    """From the bottom up: the stream at x, with what each part adds at its right; a bracket."""
     top = box(ax, x, 0.6, "token +\nposition")[1]
     y, right = 1.7, x + 1.35
     for name in parts:
@@ -46,6 +54,9 @@ def column(ax: Axes, x: float, title: str, parts: list[str], pre: bool, ends: li
             arrow(ax, (x, top), (x, bottom))
             top = above
         y += 2.35
+    low, high, edge = 1.45, top + 0.1, x + 2.45
+    ax.plot([edge, edge + 0.1, edge + 0.1, edge], [low, low, high, high], color=SOFT, lw=1)
+    ax.text(edge + 0.2, (low + high) / 2, f"× {times}", va="center", color=SOFT)
     for name in ends:
         bottom, above = box(ax, x, y + 0.25, name)
         arrow(ax, (x, top), (x, bottom))
@@ -54,17 +65,14 @@ def column(ax: Axes, x: float, title: str, parts: list[str], pre: bool, ends: li
 
 
 def draw(quick: bool) -> Figure:
-    figure, (ax,) = panels(height=5.6)
-    column(ax, 0.9, "encoder (2017)", ["attention", "MLP"], False, [])
+    figure, (ax,) = panels(height=5.2)
+    column(ax, 0.95, "encoder (2017)", ["attention", "MLP"], 6, False, [])
     decoder = ["attention", "cross-\nattention", "MLP"]
-    column(ax, 4.7, "decoder (2017)", decoder, False, ["head"])
-    column(ax, 9.3, "GPT-2", ["attention", "MLP"], True, ["norm", "head"])
-    arrow(ax, (0.9, 5.96), (0.9, 6.6), (3.6, 6.6), (3.6, 4.62), (5.2, 4.62))
-    for corners in (((0.0, 3.2), (0.2, 6.3)), ((5.1, 7.05), (4.2, 5.25))):
-        (x0, x1), (y0, y1) = corners
-        ax.plot([x0, x1], [y0, y1], color=RED, lw=2.2)
-        ax.plot([x0, x1], [y1, y0], color=RED, lw=2.2)
-    ax.text(8.6, 3.0, "× 12", ha="center", color=SOFT)
-    ax.set(xlim=(-0.3, 11.8), ylim=(-0.6, 10.2))
+    column(ax, 5.15, "decoder (2017)", decoder, 6, False, ["head"])
+    column(ax, 9.1, "GPT-2", ["attention", "MLP"], 12, True, ["norm", "head"])
+    arrow(ax, (0.95, 5.96), (0.95, 6.6), (4.05, 6.6), (4.05, 4.62), (5.6, 4.62))
+    cross(ax, 0.0, 0.2, 3.3, 6.3)
+    cross(ax, 5.35, 3.8, 7.65, 5.2)
+    ax.set(xlim=(-0.1, 12.3), ylim=(-0.5, 9.4))
     ax.axis("off")
     return figure

@@ -69,14 +69,16 @@ def draw(quick: bool) -> Figure:
     for head, attention in enumerate(weights[LAYER]):
         most = [f"{words[i]}<{words[j]}" for i, j in enumerate(attention.argmax(dim=-1))]
         print(f"layer {LAYER} head {head}, who reads whom most:", *most)
-    figure, axes = panels(4, height=2.7, sharey=True)
+    labels = [word if word.isalpha() else f'"{word}"' for word in words]
+    figure, axes = panels(2, rows=2, height=7.2)
     for head, (ax, attention) in enumerate(zip(axes, weights[LAYER], strict=True)):
         for i, j in (attention > 0.02).nonzero().tolist():
             shade = attention[i, j].item()
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=BLUE, lw=0, alpha=shade))
         ax.set(title=f"head {head}", xticks=range(len(ids)), yticks=range(len(ids)))
-        ax.set_xticklabels(words, rotation=90, fontsize=7.5)
-        ax.set_yticklabels(words, fontsize=7.5)
+        ax.set_xticklabels(labels, rotation=90, fontsize=8.5)
+        ax.set_yticklabels(labels, fontsize=8.5)
         ax.set(xlim=(-0.5, len(ids) - 0.5), ylim=(len(ids) - 0.5, -0.5), aspect="equal")
+        ax.set(xlabel="is read", ylabel="reads")
         ax.grid(False)
     return figure

@@ -37,7 +37,7 @@ def draw(quick: bool) -> Figure:
     steps = 3 if quick else 160
     adamw = dict(optimizer=torch.optim.AdamW, lr=2e-3, betas=(0.9, 0.95))
     sgd = dict(optimizer=torch.optim.SGD, lr=0.3)
-    figure, axes = panels(2, sharey=True)
+    figure, axes = panels(2)
     for panel, name, options in zip(axes, ("AdamW", "SGD"), (adamw, sgd), strict=True):
         for label, clip in (("clipped to 1", 1.0), ("not clipped", 1e9)):
             losses, norms = train(steps, clip, **options)
@@ -51,8 +51,7 @@ def draw(quick: bool) -> Figure:
             print(f"{name}, {label:<12}", *shown, f"last 20: {last:.2f}")
             print("   norms", *(f"{norm:.1f}" for norm in norms[: BAD + 2 : 6]))
         panel.axvline(BAD, color=SOFT, linewidth=1, linestyle=":")
-        panel.set(title=name, xlabel="step", ylim=(5, 13))
-    axes[0].set_ylabel("loss (nats)")
-    axes[0].legend(loc="upper right")
-    axes[1].text(BAD + 6, 12.4, "the bad batch", color=SOFT)
+        panel.text(BAD + 4, 12.5, "the bad batch", color=SOFT)
+        panel.set(title=name, xlabel="step", ylabel="loss (nats)", ylim=(5, 13))
+        panel.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     return figure

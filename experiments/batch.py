@@ -28,9 +28,9 @@ def draw(quick: bool, source: str = TEXT) -> Figure:
             f"{batch:5} bytes a step, {steps:5} steps:",
             "  ".join(f"{rate:g} {loss:.3f}" for rate, loss in zip(RATES, losses, strict=True)),
         )
-    axes.set(xlabel="rate, in thousandths", ylabel="last validation loss", xscale="log")
+    axes.set(xlabel="rate, in thousandths", ylabel="last validation loss (nats)", xscale="log")
     axes.set_xticks(RATES, [f"{1000 * rate:g}" for rate in RATES])
     axes.minorticks_off()
     axes.set(ylim=(2.1, 3.5))
-    axes.legend(title="bytes a step", loc="upper center", ncols=3)
+    axes.legend(title="bytes a step", loc="upper center", ncols=2)
     return figure

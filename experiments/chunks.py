@@ -46,6 +46,8 @@ def draw(quick: bool) -> Figure:
         )
         print(f"{name:<22}" + "".join(f"  {n} rows: {mb:.0f} MB" for n, mb in zip(counts, found)))
     axes.plot(counts, [n * VOCAB * 4 / 1e6 for n in counts], ":", label="the logits alone")
-    axes.set(xlabel="rows (B x T)", ylabel="MB at most", xticks=counts, xlim=(0, counts[-1] * 1.15))
+    axes.set(
+        xlabel="rows (B x T)", ylabel="MB at most", xticks=counts[1:], xlim=(0, counts[-1] * 1.15)
+    )
     axes.legend()
     return figure

@@ -37,7 +37,7 @@ def draw(quick: bool) -> Figure:
         curves.setdefault(name, {})[int(step)] = float(value)
     train = np.array([curves["train"][step] for step in sorted(curves["train"])])
     mean = np.convolve(train, np.ones(SMOOTH) / SMOOTH, mode="valid")
-    figure, (left, right) = panels(2, height=3.2, width_ratios=(3, 2))
+    figure, (left, right) = panels(2, height=3.2)
     left.plot(np.arange(0, len(train), 4), train[::4], color=BLUE, alpha=0.3, linewidth=0.7)
     places = np.arange(0, len(mean), 4)
     left.plot(places + SMOOTH - 1, mean[::4], color=BLUE, label=f"training, mean of {SMOOTH} steps")
@@ -50,8 +50,9 @@ def draw(quick: bool) -> Figure:
         left.text(1200, level + 0.15, f"{name}: {level:.2f}", ha="right", color=SOFT)
         print(f"{name}: {level:.2f}")
     print("validation", *(f"{step}: {loss:.2f}" for step, loss in sorted(curves["val"].items())))
-    left.set(xlabel="step, of 256 tokens", ylabel="loss (nats)", ylim=(4.4, 11.8))
-    left.legend(loc=(0.3, 0.62))
+    left.set(xlabel="step, of 256 tokens", ylabel="loss (nats)", ylim=(3.5, 11.8))
+    left.set_xticks(sorted(curves["val"]))
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.72))
     generator = torch.Generator().manual_seed(1337)
     depths = [1, 2, 4, 8, 16, 24, 36, 48, 64, 80, 100]
     for name, power, colour in (("as it comes", 0.0, PURPLE), ("each times 1/√n", -0.5, GREEN)):

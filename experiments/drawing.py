@@ -24,6 +24,7 @@ COLOURS = {
     "purple": ("#7a4aa8", "#c39bea"),
 }
 INK, SOFT, GRID, PAPER, BLUE, ORANGE, GREEN, RED, PURPLE = (c for c, _ in COLOURS.values())
+PHONE = 5.0  # inches: so narrow a figure has readable letters on a phone, too
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
@@ -54,12 +55,34 @@ STYLE = {
 
 
 def panels(
-    count: int = 1, height: float = 3.2, rows: int = 1, **options
+    count: int = 1, height: float = 3.2, rows: int = 1, width: float | None = None, **options
 ) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as the page's text, with so many axes side by side in each row."""
+    """A figure with so many axes side by side in each row.
+
+    Several are as wide as the page's text, and lie below each other on a phone. One alone is narrow
+    enough to be read there as it is, unless it is given more `width` (inches).
+    """
     matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    width = width or (PHONE if count == rows == 1 else 7.2)
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(rows, count, squeeze=False, **options).flat)
+
+
+def below_each_other(figure: Figure, text: str) -> str:
+    """The SVG `text` with what book.css needs to put the panels below each other on a phone."""
+    axes, (width, height) = figure.axes, figure.get_size_inches()
+    if len(axes) < 2:
+        return text
+    inches = figure.dpi_scale_trans.inverted()
+    boxes = [ax.get_tightbbox().transformed(inches).padded(0.04) for ax in axes]
+    widest, down = max(box.width for box in boxes), 0.0
+    for number, box in enumerate(boxes, start=1):
+        x, y = 72 * -box.x0, 72 * (down - (height - box.y1))
+        moved = f'<g id="axes_{number}" style="--x: {x:.1f}px; --y: {y:.1f}px">'
+        text = text.replace(f'<g id="axes_{number}">', moved)
+        down += box.height
+    scale, room = width / widest, (down - height) / widest
+    return text.replace("<svg ", f'<svg style="--scale: {scale:.1%}; --room: {room:.1%}" ', 1)
 
 
 def svg(figure: Figure) -> str:
@@ -67,7 +90,7 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+        text = below_each_other(figure, buffer.getvalue())
     text = re.sub(r"(font: [^\"]*?)'[^\"]*sans-serif", r"\1system-ui, sans-serif", text)
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")

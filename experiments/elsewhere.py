@@ -44,7 +44,7 @@ def compare(source: str, quick: bool) -> dict[str, list[judge.Curve]]:
 
 
 def draw(quick: bool, source: str | None = None) -> Figure:
-    figure, both = panels(2, sharey=True)
+    figure, both = panels(2)
     texts = {"plays": TEXT, Path(source).stem if source else "Python's library": source or code()}
     for axes, (title, source) in zip(both, texts.items(), strict=True):
         print(title)

@@ -36,7 +36,7 @@ def error(name: str, size: int, seeds: int = 5) -> float:
 
 
 def draw(quick: bool) -> Figure:
-    figure, (bits, errors) = panels(2, height=2.9, width_ratios=(2.2, 1))
+    figure, (bits, errors) = panels(2, height=3.3, width_ratios=(5, 4))
     for row, (exponent, mantissa) in enumerate(BITS.values()):
         for i in range(1 + exponent + mantissa):
             colour = INK if i == 0 else ORANGE if i <= exponent else BLUE
@@ -44,17 +44,16 @@ def draw(quick: bool) -> Figure:
         bits.text(1 + exponent + mantissa + 0.5, row, f"{1 + exponent + mantissa}", va="center")
     handles = [Rectangle((0, 0), 1, 1, color=c) for c in (INK, ORANGE, BLUE)]
     names = ("sign", "exponent: the range", "mantissa: the digits")
-    bits.legend(handles, names, loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.02))
+    bits.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.02))
     bits.set(xlim=(-0.3, 34.5), ylim=(3.5, -0.5), yticks=range(4), yticklabels=BITS, xticks=[])
     bits.grid(False)
     bits.spines[["left", "bottom"]].set_visible(False)
     bits.tick_params(length=0)
     found = {name: error(name, 64 if quick else 512) for name in BITS}
-    errors.barh(list(found), list(found.values()), color=GREEN, height=0.6)
-    for name, value in found.items():
+    errors.plot(list(found.values()), range(4), "o", color=GREEN)
+    for row, (name, value) in enumerate(found.items()):
         print(f"{name:<9} {BITS[name]} bits, relative error of a 512 x 512 product {value:.1e}")
-        errors.text(value * 1.3, name, f"{value:.1e}", va="center", fontsize=9)
-    errors.set(xscale="log", xlim=(1e-8, 3), ylim=(3.5, -0.5), yticks=[])
-    errors.set(xlabel="relative error of a matmul", xticks=(1e-7, 1e-5, 1e-3))
-    errors.grid(axis="y", visible=False)
+        errors.text(value * 1.7, row, f"{value:.1e}", va="center", fontsize=9)
+    errors.set(xscale="log", xlim=(1e-7, 0.1), ylim=(3.5, -0.5), yticks=range(4), yticklabels=BITS)
+    errors.set(xlabel="relative error of a matmul", xticks=(1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2))
     return figure

@@ -41,18 +41,19 @@ def draw(quick: bool) -> Figure:
     for name, table in (("sum", sums), ("mean", means)):
         hits = sum(row.index(min(row)) == label for row, label in zip(table, labels))
         print(f"by the {name}: {hits} of {len(labels)} right")
-    figure, axes = panels(len(SHOWN), height=2.6, sharey=True)
-    for axis, i in zip(axes, SHOWN):
+    figure, axes = panels(2, rows=2, height=5.0)
+    for number, (axis, i) in enumerate(zip(axes, SHOWN), start=1):
         print(f"\n{examples[i]['ctx']}")
         for n, ending in enumerate(examples[i]["endings"]):
             size, picked = len(rendered[i][1][n]), min(means[i]) == means[i][n]
             marks = f"{'true' * (n == labels[i]):4} {'picked' * picked:6}"
             print(f"{sums[i][n]:6.2f} /{size:2} = {means[i][n]:.2f}  {marks}  {ending}")
         colours = [ORANGE if n == labels[i] else SOFT for n in range(4)]
-        axis.bar(range(4), means[i], color=colours, width=0.7)
+        bars = axis.bar(range(4), means[i], color=colours, width=0.7)
+        axis.bar_label(bars, fmt="%.2f", fontsize=9)
         axis.plot(means[i].index(min(means[i])), min(means[i]) - 0.4, "v", color=PAPER)
-        axis.set(xlabel="ending", xticks=range(4), title=f"question {i}")
+        axis.set(xlabel="ending", xticks=range(4), title=f"question {number}")
+        axis.set(ylabel="mean loss (nats a token)", ylim=(0, 11))
         axis.grid(axis="x", visible=False)
         axis.set_axisbelow(True)
-    axes[0].set(ylabel="mean loss (nats a token)")
     return figure

@@ -38,9 +38,9 @@ def draw(quick: bool) -> Figure:
         (slope,) = torch.autograd.grad(y.sum(), x)
         axes[0].plot(x.detach(), y.detach(), label=name)
         axes[1].plot(x.detach(), slope, label=name)
-    axes[0].set(title="what comes out", xlabel="what goes in")
-    axes[1].set(title="its slope", xlabel="what goes in")
-    axes[0].legend()
+    for panel, title in zip(axes, ("what comes out", "its slope"), strict=True):
+        panel.set(title=title, xlabel="what goes in")
+        panel.legend()
     for rate in (2e-3,) if quick else (2e-3, 2e-2):
         for name, kind in KINDS.items():
             loss, never, flat = silent(kind, 2 if quick else 150, rate)

@@ -1,6 +1,5 @@
 """All lessons: what did each do to lines, loss, milliseconds and memory?"""
 
-from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +20,6 @@ def steps(axes: Axes, rows: list[Row], name: str, **style) -> None:
 
 def mark_ms(axes: Axes, rows: list[Row]) -> None:
     """The lessons that changed the milliseconds much, and for good."""
-    offsets = cycle([(4, 8), (4, -13)])
     for i, row in enumerate(rows):
         change = row.ms_ratio
         if change is None or abs(change - 1) < FAR:
@@ -30,17 +28,18 @@ def mark_ms(axes: Axes, rows: list[Row]) -> None:
         after = [r.ms for r in rows[i : i + AROUND]]
         lasting = median(after) / median(before)
         if abs(lasting - 1) > FAR and (lasting < 1) == (change < 1):
-            at, where = (row.lesson, row.ms), next(offsets)
+            at = row.lesson, row.ms
             axes.plot(*at, "o", color=ORANGE)
-            words = f"{row.lesson}: x {change:.2f}"
-            axes.annotate(words, at, where, textcoords="offset points", fontsize=8)
+            axes.annotate(
+                f"{row.lesson}", at, (-4, -11), textcoords="offset points", ha="right", fontsize=8.5
+            )
             print(f"lesson {row.lesson:02d}: milliseconds x {change:.2f}")
 
 
 def draw(quick: bool) -> Figure:
     rows = read(NUMBERS)
     figure, (lines, loss, ms, memory) = panels(2, rows=2, height=5.6)
-    steps(lines, rows, "lines_of_all", color=SOFT, label="and its modules")
+    steps(lines, rows, "lines_of_all", color=SOFT, label="with its modules")
     steps(lines, rows, "lines", color=BLUE, label="train_gpt2.py")
     steps(loss, rows, "first_loss", color=SOFT, label="first step")
     steps(loss, rows, "last_loss", color=BLUE, label=f"step {STEPS}")
@@ -53,10 +52,8 @@ def draw(quick: bool) -> Figure:
         (ms, "milliseconds a step"),
         (memory, "peak memory of the process, MB"),
     ):
-        axes.set(title=title, xlim=(0, rows[-1].lesson + 1), ylim=(0, None))
+        axes.set(title=title, xlabel="lesson", xlim=(0, rows[-1].lesson + 1), ylim=(0, None))
     loss.set(ylim=(6, 12))
-    for axes in (ms, memory):
-        axes.set(xlabel="lesson")
     for axes in (lines, loss):
         axes.legend()
     return figure

@@ -116,9 +116,11 @@ def plot(axes: Axes, found: dict[str, list[Curve]], tokens_a_step: int) -> None:
     """The mean of each variant, and a band from its best seed to its worst."""
     for variant, of in found.items():
         tokens, losses = of[0][:, 0] * tokens_a_step, np.array([curve[:, 1] for curve in of])
-        (line,) = axes.plot(tokens, losses.mean(axis=0), label=variant)
-        axes.fill_between(
-            tokens, losses.min(axis=0), losses.max(axis=0), color=line.get_color(), alpha=0.25, lw=0
-        )
-    axes.set(xlabel="tokens", ylabel="validation loss")
+        name = variant.replace("adamw", "AdamW").replace("muon", "Muon")
+        (line,) = axes.plot(tokens, losses.mean(axis=0), label=name)
+        colour, (low, high) = line.get_color(), (losses.min(axis=0), losses.max(axis=0))
+        axes.fill_between(tokens, low, high, fc=(colour, 0.08), ec=(colour, 0.6), lw=0.7)
+    axes.set(xlabel="tokens", ylabel="validation loss (nats)")
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend()

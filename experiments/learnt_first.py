@@ -20,8 +20,8 @@ def measure(quick: bool) -> tuple[dict[str, float], list[float], list[float]]:
     counts = np.bincount(tokens, minlength=VOCABULARY)
     p = counts[counts > 0] / len(tokens)
     levels = {
-        f"ln {VOCABULARY} = ": math.log(VOCABULARY),
-        f"ln {len(p)} = ": math.log(len(p)),
+        f"ln {VOCABULARY:,} = ": math.log(VOCABULARY),
+        f"ln {len(p):,} = ": math.log(len(p)),
         "entropy of the frequencies = ": float(-(p * np.log(p)).sum()),
     }
     print(*(f"{name}{level:.2f}" for name, level in levels.items()), sep="\n")

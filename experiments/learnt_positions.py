@@ -49,6 +49,7 @@ def draw(quick: bool) -> Figure:
     for channel in smoothest(wpe, 3):
         left.plot(wpe[:, channel], label=f"channel {channel}")
     left.set(title=f"three channels after {steps} steps", xlabel="position")
+    left.set(ylabel="value, mean subtracted")
     right.set(title="how alike two rows are", xlabel="positions apart", ylabel="mean cosine")
     left.legend()
     right.legend()

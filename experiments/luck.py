@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from experiments import judge
-from experiments.drawing import panels
+from experiments.drawing import INK, panels
 from experiments.small import TEXT
 
 TOKENS_A_STEP, SEEDS = 128, (1, 2, 3)
@@ -22,10 +22,12 @@ def draw(quick: bool) -> Figure:
     judge.report(found, "rate 0.001")
     figure, (left, right) = panels(2, width_ratios=(3, 2))
     judge.plot(left, found, TOKENS_A_STEP)
+    left.lines[1].set_linestyle("--")  # it lies on the first
+    left.legend(handlelength=1.5)
     plain, undecayed = (judge.last(found[name]) for name in list(variants)[:2])
     for seed, with_decay, without in zip(SEEDS, plain, undecayed, strict=False):
-        right.plot(["rate 0.001", "no decay"], [with_decay, without], "o-")
+        right.plot(["rate 0.001", "no decay"], [with_decay, without], "o-", color=INK)
         right.annotate(f"seed {seed}", (1, without), (6, -4), textcoords="offset points")
-    right.set(ylabel="last validation loss")
+    right.set(ylabel="last validation loss (nats)")
     right.margins(x=0.35)
     return figure

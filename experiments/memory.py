@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from matplotlib.figure import Figure
 
-from experiments.drawing import BLUE, GREEN, INK, ORANGE, SOFT, panels
+from experiments.drawing import BLUE, GREEN, INK, ORANGE, panels
 from support.plan import step_memory
 from train_gpt2 import Settings
 
@@ -35,7 +35,7 @@ def draw(quick: bool) -> Figure:
     sizes = 8, 16, 32, 64
     columns = list(zip(*(parts(B) for B in sizes)))
     bottom = [0.0] * len(sizes)
-    for name, column, colour in zip(NAMES, columns, (GREEN, SOFT, BLUE, ORANGE)):
+    for name, column, colour in zip(NAMES, columns, (GREEN, INK, BLUE, ORANGE)):
         left.bar(range(len(sizes)), column, 0.6, bottom, color=colour, label=name)
         bottom = [b + c for b, c in zip(bottom, column)]
         print(f"{name:<34}", *(f"{size:6.2f}" for size in column))
@@ -48,7 +48,7 @@ def draw(quick: bool) -> Figure:
     left.grid(False, axis="x")
     right.barh(list(LAYER), list(LAYER.values()), 0.65, color=BLUE)
     right.invert_yaxis()
-    right.set(title=f"kept in a layer: {sum(LAYER.values())}", axisbelow=True)
-    right.set_xlabel("bytes per token and channel")
+    right.set(title=f"kept in a layer: {sum(LAYER.values())} bytes", axisbelow=True)
+    right.set_xlabel("bytes for each token and channel")
     right.grid(False, axis="y")
     return figure

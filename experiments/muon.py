@@ -37,14 +37,14 @@ def best_rate(shape: str, optimizer: str, quick: bool, source: str) -> tuple[flo
 
 def draw(quick: bool, source: str = TEXT) -> Figure:
     figure, (left, right) = panels(2)
+    names = {"adamw": "AdamW", "muon": "Muon"}
     for shape, style in zip(SHAPES, ("o:", "o-"), strict=True):
         print(f"\n{shape}: one seed for each rate, then three for the best")
         variants = {}
         for optimizer, colour in (("adamw", "C0"), ("muon", "C1")):
             rate, losses = best_rate(shape, optimizer, quick, source)
-            left.plot(
-                RATES[optimizer], losses, style, color=colour, label=f"{optimizer}, {shape[:8]}"
-            )
+            name = f"{names[optimizer]}, {shape[:8]}"
+            left.plot(RATES[optimizer], losses, style, color=colour, label=name)
             variants[f"{optimizer} {rate:g}"] = flags(shape, rate, optimizer, source)
         baseline, best = variants
         logs = judge.compare(f"muon {shape}", variants, SEEDS, quick)
@@ -54,7 +54,7 @@ def draw(quick: bool, source: str = TEXT) -> Figure:
         found = judge.curves(logs)
         judge.report(found, baseline)
     judge.plot(right, {name: found[name] for name in variants}, TOKENS_A_STEP)
-    left.set(xlabel="rate, in thousandths", ylabel="last validation loss", xscale="log")
+    left.set(xlabel="rate, in thousandths", ylabel="last validation loss (nats)", xscale="log")
     ticks = sorted({*RATES["adamw"], *RATES["muon"]})
     left.set_xticks(ticks, [f"{1000 * rate:g}" for rate in ticks])
     left.minorticks_off()

@@ -56,7 +56,9 @@ def draw(quick: bool) -> Figure:
             if start == "GPT-2's":
                 axes[0].plot(range(1, layers + 1), gradients[1:], label=name)
                 axes[1].plot(range(1, layers + 1), alike[1:], label=name)
-    axes[0].set(yscale="log", ylabel="gradient of the loss (norm)", xlabel="after block")
-    axes[1].set(ylabel="cosine between rows (mean)", xlabel="after block", ylim=(0, 1.05))
-    axes[1].legend(loc="center right")
+    axes[0].set(yscale="log", ylabel="gradient of the loss (norm)", ylim=(0.01, 20))
+    axes[1].set(ylabel="cosine between rows (mean)", ylim=(0, 1.05))
+    for panel, y in zip(axes, (0.3, 0.5)):
+        panel.set(xlabel="after block")
+        panel.legend(loc="center right", bbox_to_anchor=(1, y))
     return figure

@@ -38,7 +38,7 @@ def draw(quick: bool) -> Figure:
         axes.plot(curve, label=name)
         print(f"{name:<28} {curve[0]:8.3f} {curve[9 % steps]:8.3f} {curve[-1]:8.3f}")
     axes.axhline(math.log(50257), color=SOFT, linewidth=1, linestyle=":")
-    axes.text(steps, math.log(50257) + 0.2, "ln 50257 = 10.82", ha="right", color=SOFT)
+    axes.text(steps, math.log(50257) + 0.2, "ln 50,257 = 10.82", ha="right", color=SOFT)
     axes.set(xlabel="step", ylabel="loss of the batch (nats)", ylim=(0, 13))
-    axes.legend(loc="lower left", ncols=2)
+    axes.legend(loc="lower left", ncols=2, columnspacing=1, handlelength=1.5)
     return figure

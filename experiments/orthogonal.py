@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.optim._muon import DEFAULT_A, DEFAULT_B, DEFAULT_C, _zeropower_via_newtonschulz
 
-from experiments.drawing import panels
+from experiments.drawing import PURPLE, panels
 from experiments.small import small_model, text
 
 
@@ -44,15 +44,15 @@ def draw(quick: bool) -> Figure:
         optimizer.zero_grad()
     before = torch.linalg.svdvals(total)
     figure, (left, right) = panels(2)
-    left.semilogy(before / before[0], label="momentum")
+    left.semilogy(before / before[0], label="0 steps")
     right.plot(before / before.norm(), label="0 steps")
     for steps in (1, 3, 5):
         coefficients = DEFAULT_A, DEFAULT_B, DEFAULT_C
         update = _zeropower_via_newtonschulz(total, coefficients, steps, 1e-7)
         after = torch.linalg.svdvals(update.float())
-        right.plot(after, label=f"{steps} steps")
+        right.plot(after, label=f"{steps} step{'s' * (steps > 1)}")
         if steps == 5:
-            left.semilogy(after / after[0], label="after 5 steps")
+            left.semilogy(after / after[0], color=PURPLE, label="5 steps")
         print(f"{steps} steps: {after[0]:.2f} the largest, {after[-1]:.3f} the smallest")
     share = (before[:10].square().sum() / before.square().sum()).item()
     print(f"before: largest / smallest {before[0] / before[-1]:,.0f}")

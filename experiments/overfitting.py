@@ -42,7 +42,7 @@ def draw(quick: bool) -> Figure:
     axes.plot(seen["train"], color=BLUE, label=f"the {TRAIN:,} tokens it trains on")
     axes.plot(seen["validation"], color=ORANGE, label=f"{HELD_OUT:,} tokens it never trains on")
     axes.axvline(best, color=SOFT, linewidth=1, linestyle=":")
-    axes.text(best + 0.5, 7.4, f"lowest: epoch {best}", color=SOFT)
-    axes.set(xlabel="epoch: times through the training text", ylabel="loss (nats)", ylim=(0, 9))
+    axes.text(best + 0.5, 0.4, f"lowest: epoch {best}", color=SOFT)
+    axes.set(xlabel="epoch: times through the training text", ylabel="loss (nats)", ylim=(0, 10))
     axes.legend(loc="center right")
     return figure

@@ -39,7 +39,7 @@ def draw(quick: bool) -> Figure:
     axes.set(xlabel="... sees these (the number at the left is its position)")
     axes.invert_yaxis()
     axes.grid(visible=False)
-    axes.text(len(names) + 0.4, 1.5, "context", color=SOFT)
+    axes.text(len(names) + 0.4, 1.5, "story", color=SOFT)
     for n, colour in enumerate((BLUE, ORANGE, GREEN, PURPLE), start=1):
         row = np.flatnonzero(parts == n).mean() + 0.7
         axes.text(len(names) + 0.4, row, f"ending {n - 1}", color=colour)

@@ -40,6 +40,6 @@ def draw(quick: bool) -> Figure:
         print("".join(f"  step {i}: {curve[i]:.1e}" for i in range(0, steps, 10)), end="")
         print(f"  step {steps - 1}: {curve[-1]:.1e}")
     axes.axhline(1 / vocab, color=SOFT, linewidth=1, linestyle=":")
-    axes.set(yscale="log", xlabel="step", ylabel="mean probability of one id")
-    axes.legend()
+    axes.set(yscale="log", xlabel="step", ylabel="mean probability of one id", ylim=(1e-6, 1e-3))
+    axes.legend(loc="upper right")
     return figure

@@ -3,7 +3,7 @@
 import torch
 from matplotlib.figure import Figure
 
-from experiments.drawing import panels
+from experiments.drawing import PURPLE, RED, panels
 
 T, WIDTH, HERE = 1024, 768, 500
 
@@ -22,15 +22,17 @@ def draw(quick: bool) -> Figure:
     columns = (200, 320, 420)
     for i in columns:
         axes[0].plot(range(0, T, 4), tables["fixed waves (2017)"][::4, i], label=f"column {i}")
-    axes[0].set(title="three columns of the fixed waves", xlabel="position", ylim=(-1.1, 1.75))
+    axes[0].set(title="three columns of the fixed waves", xlabel="position", ylim=(-1.1, 1.5))
+    axes[0].set(ylabel="value", yticks=[-1, -0.5, 0, 0.5, 1])
     axes[0].legend(ncols=3, fontsize=8, loc="upper center", columnspacing=0.8, handlelength=1)
-    for name, table in tables.items():
+    for (name, table), colour in zip(tables.items(), (PURPLE, RED), strict=True):
         rows = torch.nn.functional.normalize(table, dim=-1)
         alike = rows @ rows[HERE]
-        axes[1].plot(range(0, T, 4), alike[::4], label=name)
+        axes[1].plot(range(0, T, 4), alike[::4], color=colour)
         near = [f"{alike[HERE + d]:.2f}" for d in (1, 10, 100, 400)]
         print(f"{name:<26} cosine with the row 1, 10, 100, 400 places on:", *near)
-    axes[1].set(title=f"how alike each row is to row {HERE}", xlabel="position", ylim=(-0.2, 1.45))
+    axes[1].set(title=f"how alike each row is to row {HERE}", xlabel="position", ylim=(-0.2, 1.05))
     axes[1].set(ylabel="cosine")
-    axes[1].legend(loc="upper left")
+    axes[1].text(0, 0.6, "fixed waves\n(2017)", color=PURPLE)
+    axes[1].text(620, 0.8, "GPT-2's,\nbefore training", color=RED)
     return figure

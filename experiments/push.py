@@ -17,5 +17,6 @@ def draw(quick: bool) -> Figure:
         axes.plot(p, push.float(), label=name, color=colour)
         print(f"{name}: {len(push.unique())} values, 0 from p = {p[push == 0].min():.4f} on")
     axes.set(xlabel="p, the probability of the token that came", ylabel="push, 1 - p")
+    axes.set_xticks([0.98, 0.985, 0.99, 0.995, 1])
     axes.legend(loc="lower left")
     return figure

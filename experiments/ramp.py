@@ -130,12 +130,13 @@ def draw(quick: bool, source: str = TEXT) -> Figure:
         left.plot(bytes_read, [cosine for cosine, _ in found], "o-", label=shape)
         right.plot(bytes_read, [scale * T for _, scale in found], "o-", label=shape)
         try_ramp(shape, quick, source)
-    left.set(ylabel="cosine of two rows' gradients", ylim=(0, 0.8))
+    left.set(ylabel="cosine of two rows' gradients", ylim=(0, 1))
     right.set(ylabel="noise scale, bytes", yscale="log")
     right.set_yticks([30, 100, 300, 1000, 3000], ["30", "100", "300", "1,000", "3,000"])
     for axes in (left, right):
         axes.set(xlabel="bytes read", xscale="log")
-        axes.set_xticks([1e3, 1e4, 1e5, 1e6], ["1,000", "10,000", "100,000", "1,000,000"])
+        axes.set_xticks([1e3, 1e4, 1e5, 1e6], ["1k", "10k", "100k", "1M"])
         axes.minorticks_off()
+    left.legend(loc="upper right")
     right.legend(loc="upper left")
     return figure

@@ -29,9 +29,8 @@ def draw(quick: bool) -> Figure:
         (line,) = axes.plot(TIMES, [sum(of) / len(of) for of in losses], "o-", label=shape)
         low, high = [min(of) for of in losses], [max(of) for of in losses]
         axes.fill_between(TIMES, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
-    axes.set(
-        xlabel=f"peak rate, in multiples of {BASE}", ylabel="last validation loss", xscale="log"
-    )
+    axes.set(xlabel=f"peak rate, in multiples of {BASE}", xscale="log")
+    axes.set(ylabel="last validation loss (nats)")
     axes.set_xticks(TIMES, [str(times) for times in TIMES])
     axes.minorticks_off()
     axes.legend()

@@ -27,7 +27,7 @@ def passes(with_cache: bool) -> list[range]:
 
 
 def draw(quick: bool) -> Figure:
-    figure, both = panels(2, height=2.9, sharey=True)
+    figure, both = panels(2, height=2.9)
     for axes, with_cache in zip(both, (False, True)):
         rows = passes(with_cache)
         total = sum(len(row) for row in rows)
@@ -40,10 +40,14 @@ def draw(quick: bool) -> Figure:
                 axes.add_patch(Rectangle(*box, facecolor=colour, edgecolor=SOFT, linewidth=0.6))
             axes.plot(PROMPT + i + 0.5, i + 1, "o", color=ORANGE, markersize=5)
         axes.text(PROMPT + NEW + 0.4, 0.9, f"{total} passes", ha="right", color=INK)
-        axes.set(title=name, xlabel="place in the text", xlim=(-0.2, PROMPT + NEW + 0.6))
+        axes.set(
+            title=name,
+            xlabel="place in the text",
+            ylabel="new token",
+            xlim=(-0.2, PROMPT + NEW + 0.6),
+        )
         axes.set(ylim=(NEW + 0.7, 0.3), yticks=range(1, NEW + 1))
         axes.set_xticks([place + 0.5 for place in range(0, PROMPT + NEW, 2)])
         axes.set_xticklabels(range(0, PROMPT + NEW, 2))
         axes.grid(False)
-    both[0].set_ylabel("new token")
     return figure

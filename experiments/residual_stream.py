@@ -9,7 +9,7 @@ from experiments.drawing import panels
 from experiments.small import text
 from train_gpt2 import GPT, GPTConfig
 
-FACTORS = {"std x 1.5": 1.5, "He: sqrt(2 / fan_in)": 1.0, "std x 0.7": 0.7}
+FACTORS = {"He's x 1.5": 1.5, "He: sqrt(2 / fan_in)": 1.0, "He's x 0.7": 0.7}
 
 
 @torch.no_grad()
@@ -50,14 +50,23 @@ def draw(quick: bool) -> Figure:
         stds = plain(factor)
         left.plot(stds, label=name)
         print(f"{name:<22} {stds[0]:.3f} -> {stds[10]:.3g} after 10, {stds[-1]:.3g} after 30")
-    left.set(yscale="log", xlabel="layer", ylabel="std", title="plain layers with ReLU")
+    left.set(
+        yscale="log", xlabel="layer", ylabel="standard deviation", title="plain layers with ReLU"
+    )
     left.set_ylim(1e-6, 1e9)
     left.legend(loc="upper left")
     for name, is_scaled in {"0.02 everywhere": False, "scaled by 1/sqrt(24)": True}.items():
         stds = stream(is_scaled, *shape)
         right.plot(stds, "o-", markersize=3, label=name)
         print(f"{name:<22} {' '.join(f'{s:.3f}' for s in stds)}")
-    right.set(xlabel="after block", ylabel="std", title="residual stream, 124M", ylim=(0, None))
+    for layers in (3, 12) if quick else (3, 12, 48):
+        ends = [stream(is_scaled, layers, n_embd=96 if quick else 384)[-1] for is_scaled in (0, 1)]
+        print(
+            f"width 384, {layers:2} layers:"
+            f" {ends[0]:.2f} with 0.02 everywhere, {ends[1]:.2f} scaled"
+        )
+    right.set(xlabel="after block", ylabel="standard deviation", title="residual stream, 124M")
+    right.set_ylim(0)
     right.set_xticks(range(0, 13, 3))
     right.legend(loc="upper left")
     return figure

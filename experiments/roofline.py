@@ -16,6 +16,15 @@ MACHINES = {
     "laptop CPU, fp32": (0.845e12, 0.0896e12, PURPLE),
 }
 
+LABELS = {  # where not straight above the point: height, and the side that lies on the line
+    "LayerNorm": (14, "right"),
+    "GELU, fused": (14, "left"),
+    "attention, four lines": (13, "left"),
+    "flash attention": (26, "left"),
+    "MLP, first matmul": (70, "left"),
+    "head": (180, "left"),
+}
+
 
 def matmul(rows: int, inside: int, columns: int) -> tuple[float, float]:
     """FLOPs, and bytes in bfloat16, of (rows, inside) @ (inside, columns)."""
@@ -42,14 +51,13 @@ def parts() -> dict[str, tuple[float, float, int]]:
 
 def draw(quick: bool) -> Figure:
     figure, (axes,) = panels(height=4.6)
-    x = np.logspace(-1, 3.5, 60)
     for name, (peak, memory, colour) in MACHINES.items():
-        axes.plot(x, np.minimum(peak, memory * x) / 1e12, color=colour, label=name)
         corner = peak / memory
+        x = np.array([0.1, corner, 20000])
+        axes.plot(x, np.minimum(peak, memory * x) / 1e12, color=colour)
         axes.plot(corner, peak / 1e12, "o", color=colour, markersize=5)
-        shift = (6, -13) if name == "A100" else (4, 5)
-        text = f"{name}: {corner:.0f}"
-        axes.annotate(text, (corner, peak / 1e12), shift, textcoords="offset points")
+        text = f"{name}: {corner:.0f} FLOPs a byte"
+        axes.text(19000, peak / 1e12 * 1.25, text, ha="right", color=colour, fontsize=9)
         print(
             f"{name:<18} {peak / 1e12:8.3f} TFLOP/s {memory / 1e9:8.1f} GB/s, {corner:.0f} a byte"
         )
@@ -57,11 +65,11 @@ def draw(quick: bool) -> Figure:
     for name, (flops, moved, times) in parts().items():
         intensity = flops / moved
         reached = min(peak, memory * intensity) / 1e12
-        axes.plot([intensity] * 2, [1e-5, reached], color=SOFT, linewidth=0.7, linestyle=":")
+        label = LABELS.get(name, (2.5 * reached, "center"))
+        axes.plot([intensity] * 2, [label[0], reached], color=SOFT, linewidth=0.7, linestyle=":")
         axes.plot(intensity, reached, "o", color=ORANGE, markersize=6)
-        beside = ("left", 1.04) if name == "head" else ("right", 0.97)
-        y = 3e-3 if name.startswith("MLP") else 1.3e-5  # three labels in a narrow place
-        axes.text(intensity * beside[1], y, name, rotation=90, fontsize=8.5, ha=beside[0])
+        turn, va = (0, "top") if label[0] < reached else (90, "bottom")
+        axes.text(intensity, label[0], name, fontsize=9, rotation=turn, ha=label[1], va=va)
         ms = times * max(flops / peak, moved / memory) * 1000
         print(
             f"{name:<22} {flops / 1e9:8.1f} GFLOP {moved / 1e6:7.0f} MB "
@@ -70,8 +78,8 @@ def draw(quick: bool) -> Figure:
     axes.set(
         xscale="log",
         yscale="log",
-        xlim=(0.1, 3000),
-        ylim=(1e-5, 5000),
+        xlim=(0.1, 20000),
+        ylim=(5e-3, 5000),
         xlabel="FLOPs for each byte moved",
         ylabel="TFLOP/s at most",
     )

@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.attention import train, used_tokens
-from experiments.drawing import SOFT, panels
+from experiments.drawing import PAPER, SOFT, panels
 from experiments.small import small_model
 from support.tokenizer import get_encoding
 
@@ -36,7 +36,7 @@ def draw(quick: bool) -> Figure:
     axes[0].grid(False)
     axes[1].axvline(50, color=SOFT, lw=1, ls=":")
     axes[1].text(55, 0.2, "top-k 50\nkeeps the left", color=SOFT, fontsize=8.5, va="center")
-    axes[1].set(xscale="log", yscale="log", ylim=(1e-8, 2), xlabel="rank of the token")
+    axes[1].set(xscale="log", yscale="log", ylim=(1e-12, 2), xlabel="rank of the token")
     axes[1].set(ylabel="probability")
-    axes[1].legend(loc="lower left")
+    axes[1].legend(loc="lower left", frameon=True, framealpha=1, facecolor=PAPER, edgecolor="none")
     return figure

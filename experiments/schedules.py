@@ -29,10 +29,14 @@ def draw(quick: bool) -> Figure:
     found = judge.curves(judge.compare("schedules", variants, (1, 2, 3), quick))
     judge.report(found, "cosine to a tenth")
     figure, (left, right) = panels(2)
-    for schedule, share in WAYS.values():
-        s = replace(Settings(), max_steps=STEPS, warmup_steps=20, max_lr=RATE, schedule=schedule)
-        left.plot([get_lr(i, replace(s, min_lr=RATE * share)) for i in range(STEPS + 1)])
-    left.set(xlabel="step", ylabel="rate")
+    for name, (schedule, share) in WAYS.items():
+        rates = dict(max_lr=RATE, min_lr=RATE * share, schedule=schedule)
+        s = replace(Settings(), max_steps=STEPS, warmup_steps=20, **rates)
+        left.plot([get_lr(i, s) for i in range(STEPS + 1)], label=name)
+    left.set(xlabel="step", ylabel="rate", ylim=(0, 0.0105))
+    left.set_yticks([0, 0.002, 0.004, 0.006])
     judge.plot(right, found, TOKENS_A_STEP)
     right.set(ylim=(5.9, 7.1))
+    left.legend(loc="upper right")
+    right.legend(loc="lower left", fontsize=9)
     return figure

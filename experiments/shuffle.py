@@ -59,7 +59,7 @@ def draw(quick: bool) -> Figure:
         n = min(round(epoch), len(losses) // 2)
         alike = np.corrcoef(losses[-n:], losses[-2 * n : -n])[0, 1]
         print(f"{variant}: the losses of the last two epochs correlate by {alike:.2f}")
-    left.set(xlabel="epoch", ylabel="training loss (mean of 10 steps)", ylim=(4.2, 7))
+    left.set(xlabel="epoch", ylabel="training loss (nats), mean of 10 steps", ylim=(4.2, 7))
     left.legend()
     judge.plot(right, found, TOKENS_A_STEP)
     right.set(ylim=(5, 7))

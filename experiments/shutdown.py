@@ -7,25 +7,25 @@ from experiments.drawing import BLUE, GREEN, INK, ORANGE, PAPER, RED, panels
 # row, from, to, what is done, colour; the time has no unit
 WITHOUT = (
     ("main", 0, 3, "trains", BLUE),
-    ("main", 3, 5.2, "prints, leaves", BLUE),
-    ("main", 5.2, 8, "Python shuts down", ORANGE),
+    ("main", 3, 5.2, "prints,\nleaves", BLUE),
+    ("main", 5.2, 8, "Python\nshuts down", ORANGE),
     ("gloo", 1, 3, "sums", GREEN),
     ("gloo", 3, 6.4, "waits for the lock", PAPER),
-    ("gloo", 6.4, 7.4, "ended", RED),
+    ("gloo", 6.4, 7.8, "ended", RED),
 )
 WITH = (
     ("main", 0, 3, "trains", BLUE),
     ("main", 3, 4.2, "prints", BLUE),
-    ("main", 4.2, 7.2, "sleeps: the lock is free", PAPER),
-    ("main", 7.2, 10, "Python shuts down", ORANGE),
+    ("main", 4.2, 7.2, "sleeps: the\nlock is free", PAPER),
+    ("main", 7.2, 10, "Python\nshuts down", ORANGE),
     ("gloo", 1, 3, "sums", GREEN),
     ("gloo", 3, 4.2, "waits", PAPER),
-    ("gloo", 4.2, 5.4, "drops it", GREEN),
+    ("gloo", 4.2, 6, "drops the\ntensor", GREEN),
 )
 
 
 def draw(quick: bool) -> Figure:
-    figure, axes = panels(1, 3.0)
+    figure, axes = panels(height=3.0)
     place = axes[0]
     rows = {
         ("without", "main"): 0,
@@ -37,7 +37,7 @@ def draw(quick: bool) -> Figure:
         for thread, begin, end, text, colour in boxes:
             row = rows[way, thread]
             place.barh(
-                row, end - begin, left=begin, height=0.7, color=colour, edgecolor=INK, lw=0.7
+                row, end - begin, left=begin, height=0.8, color=colour, edgecolor=INK, lw=0.7
             )
             ink = INK if colour == PAPER else PAPER
             place.annotate(
@@ -47,7 +47,8 @@ def draw(quick: bool) -> Figure:
         turn = boxes[-1][1]
         when = "after" if turn > shutdown else "before"
         print(f"{way} sleep: gloo's thread gets the lock {when} the shutdown begins")
-    place.set_yticks(list(rows.values()), [f"{thread}, {way} sleep" for way, thread in rows])
+        place.text(0.1, rows[way, "main"] - 0.55, f"{way} sleep")
+    place.set_yticks(list(rows.values()), [thread for _, thread in rows])
     place.set(xlabel="time, not to scale", xticks=[])
     place.invert_yaxis()
     place.grid(visible=False)

@@ -38,7 +38,7 @@ def gradients(steps: int) -> torch.Tensor:
 
 def draw(quick: bool) -> Figure:
     sizes = gradients(2 if quick else 50)
-    figure, (axes,) = panels(height=3.1)
+    figure, (axes,) = panels(height=3.8)
     edges = np.logspace(-14, 2, 97)
     smallest, full = 2.0**-24, 2.0**-14  # of fp16: the smallest number, the smallest with all bits
     for scale, colour, label in SCALES:
@@ -49,10 +49,11 @@ def draw(quick: bool) -> Figure:
         rough = ((scaled < full) & (scaled.half() != 0)).float().mean().item()
         print(f"{label:<32}{lost:6.1%} become 0 in fp16, {rough:6.1%} lose bits;", end=" ")
         print(f"{(scaled.bfloat16() == 0).float().mean().item():.1%} become 0 in bfloat16")
-    for x, words in ((smallest, "below: 0"), (full, "below: fewer bits")):
+    for x, words in ((smallest, "below:\n0"), (full, "below:\nfewer bits")):
         axes.axvline(x, color=RED, linewidth=1.2, linestyle="--")
         axes.text(x * 0.8, axes.get_ylim()[1] * 1.04, words, ha="right", color=RED, fontsize=9)
-    axes.set(xscale="log", xlabel="size of a gradient", ylabel="% of all", xlim=(1e-11, 1e2))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=8.5)
+    axes.set(xscale="log", xlabel="size of a gradient", xlim=(1e-11, 1e2))
+    axes.set(ylabel="% of the gradients, a bin", yticks=[0, 5, 10, 15])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     print(f"{len(sizes)} gradients, median {sizes.median():.1e}, largest {sizes.max():.1e}")
     return figure

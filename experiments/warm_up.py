@@ -36,7 +36,7 @@ def draw(quick: bool) -> Figure:
         "0.3, warm-up": (settings(steps, steps // 10, 3e-1), ORANGE),
         "0.3, none": (settings(steps, 0, 3e-1), RED),
     }
-    figure, (rates, curves) = panels(2)
+    figure, (rates, curves) = panels(2, height=3.5)
     for name, (s, colour) in runs.items():
         found = losses(s)
         last = sum(found[-20:]) / len(found[-20:])
@@ -46,9 +46,18 @@ def draw(quick: bool) -> Figure:
             f"{last:.2f}",
         )
         means = torch.tensor([math.nan] * 9 + found).unfold(0, 10, 3).nanmean(1)
-        rates.plot(range(0, steps, 2), [get_lr(i, s) for i in range(0, steps, 2)], color=colour)
-        curves.plot([3 * i for i in range(len(means))], means, color=colour, label=name)
-    rates.set(xlabel="step", ylabel="learning rate", yscale="log")
-    curves.set(xlabel="step", ylabel="loss (nats), mean of 10 steps", ylim=(5, 16))
-    curves.legend(loc="upper right")
+        line = [get_lr(i, s) for i in range(0, steps, 2)]
+        rates.plot(range(0, steps, 2), line, color=colour, label=name)
+        x = [*range(steps)[:21], *range(21, steps, 3)]
+        curves.plot(x, [*found[:21], *means[7:]], color=colour, label=name)
+    rates.set(xlabel="step", ylabel="learning rate", yscale="log", ylim=(1e-5, 1e3))
+    rates.set_yticks([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1])
+    curves.set(xlabel="step; from 21 on means of 10", ylabel="loss (nats)")
+    curves.set(ylim=(5, 25), yticks=range(5, 26, 5))
+    curves.set_xscale("symlog", linthresh=10)  # the first 10 steps take half of the width
+    curves.set_xticks([0, 5, 10, 20, 50, 100], ["0", "5", "10", "20", "50", "100"])
+    curves.set_xlim(0, steps)
+    for axes in (rates, curves):
+        axes.minorticks_off()
+        axes.legend(loc="upper right", fontsize=9)
     return figure
