@@ -29,7 +29,7 @@ from support.files import write_whole
 
 FIGURES = Path(__file__).resolve().parent.parent / "book" / "figures"
 TOOLS = ("__main__", "drawing", "judge", "letters", "small")
-LONG = "batch beyond elsewhere muon ramp rates schedules what_helps".split()  # runs x seeds
+LONG = "batch beyond elsewhere muon ramp rates schedules shuffle what_helps".split()  # runs x seeds
 
 
 def names() -> list[str]:

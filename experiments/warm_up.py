@@ -43,7 +43,7 @@ def draw(quick: bool) -> Figure:
         print(
             f"{name:<16}",
             *(f"{found[i % steps]:6.2f}" for i in (0, 1, 5, 10, 20, 50)),
-            f"{last:.2f}",
+            f"{last:.2f}  highest {max(found):.2f}  first 20 {sum(found[:20]) / 20:.2f}",
         )
         means = torch.tensor([math.nan] * 9 + found).unfold(0, 10, 3).nanmean(1)
         line = [get_lr(i, s) for i in range(0, steps, 2)]

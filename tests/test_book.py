@@ -211,7 +211,10 @@ def test_lessons_are_listed_with_and_without_a_page():
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+needs_a_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get install chromium")
+
+
+@needs_a_browser
 def test_a_browser_turns_pages_and_unfolds_without_network(rendered):
     api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     with api.sync_playwright() as playwright:
@@ -233,3 +236,34 @@ def test_a_browser_turns_pages_and_unfolds_without_network(rendered):
                 contents((BOOK / "README.md").read_text())[0].lessons[8][1]
             )
         browser.close()
+
+
+PANELS = """() => [...document.querySelectorAll(".figure svg")].map(svg => {
+    const sides = box => [box.left, box.right, box.top, box.bottom].map(Math.round)
+    const panels = [...svg.querySelectorAll("g[id^=axes]")]
+    return [svg.closest(".figure"), ...panels].map(one => sides(one.getBoundingClientRect()))
+})"""
+
+
+@needs_a_browser
+def test_on_a_phone_panels_lie_below_each_other_within_their_figure(rendered):
+    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        figures = {}
+        for width in (1280, 390):
+            page = browser.new_page(viewport={"width": width, "height": 800}, offline=True)
+            for name in ("19", "results"):
+                page.goto((rendered / f"{name}.html").as_uri())
+                figures[width] = [*figures.get(width, []), *page.evaluate(PANELS)]
+        browser.close()
+    counts = [len(panels) for _, *panels in figures[390]]
+    assert counts == [2, 2, 2, 4]  # adam_and_sgd, bad_batch, what_to_expect, history
+    for figure, *panels in figures[390]:
+        for left, right, top, bottom in panels:
+            assert figure[0] - 1 <= left < right <= figure[1] + 1
+            assert figure[2] - 1 <= top < bottom <= figure[3] + 1
+        for above, below in zip(panels, panels[1:]):
+            assert above[3] <= below[2] + 1
+    for _, first, second, *_ in figures[1280]:
+        assert first[1] <= second[0] and first[2] < second[3] and second[2] < first[3]
