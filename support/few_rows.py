@@ -33,7 +33,7 @@ class FewRows(TorchFunctionMode):
             return F.linear(x, weight, bias)
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        if dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        if dtype == torch.bfloat16 and packs_bfloat16():
             return self.bfloat16_linear(x, weight, bias)
         if dtype == torch.float32 and len(weight) % torch.get_num_threads() == 0:
             return float32_linear(x, weight, bias)
@@ -49,6 +49,11 @@ class FewRows(TorchFunctionMode):
             self.packed[weight] = ops._reorder_linear_weight(weight.detach().bfloat16(), None)
         bias = None if bias is None else bias.bfloat16()
         return ops._linear_pointwise(x.bfloat16(), self.packed[weight], bias, "none", [], "")
+
+
+def packs_bfloat16() -> bool:
+    """Has oneDNN bfloat16 kernels for this CPU? Not for one without AVX-512 (or AVX-NE-CONVERT)."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def float32_linear(

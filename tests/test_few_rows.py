@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from support.cache import Cache
-from support.compute import has_bfloat16
-from support.few_rows import FEW, FewRows
+from support.few_rows import FEW, FewRows, packs_bfloat16
 from train_gpt2 import GPT, GPTConfig
 
 
@@ -28,7 +27,6 @@ def test_the_products_are_those_of_linear(threads, shape, has_bias):
         torch.testing.assert_close(layer(x), expected)
 
 
-@pytest.mark.skipif(not has_bfloat16("cpu"), reason="no bfloat16 in hardware")
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_under_autocast_the_products_are_bfloat16_s(has_bias):
     torch.manual_seed(0)
@@ -43,7 +41,7 @@ def test_under_autocast_the_products_are_bfloat16_s(has_bias):
             torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.skipif(not has_bfloat16("cpu"), reason="no bfloat16 in hardware")
+@pytest.mark.skipif(not packs_bfloat16(), reason="oneDNN has no bfloat16 for this CPU")
 def test_a_weight_is_cast_once_and_kept_apart_from_others():
     torch.manual_seed(0)
     few_rows, layers = FewRows(), [torch.nn.Linear(24, 24) for _ in range(2)]
