@@ -104,9 +104,9 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[0], self._option_string_actions)
             hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
             raise UserError(f"unknown flag {unknown[0]}: {hint}")
-        for name, value in vars(given).items():
-            if value == []:  # what argparse makes of --name=--
-                self.error(f"--{name}: expected one argument")
+        for flag in self._option_string_actions.values():
+            if getattr(given, flag.dest, None) == []:  # what argparse makes of --name=--
+                self.error(f"--{flag.dest}: expected one argument")
         return given
 
 

@@ -39,6 +39,12 @@ def test_a_source_is_a_text_or_documents_one_after_the_other(little):
     assert letters.read(str(folder)) == b"document 0\n\ndocument 1\n\ndocument 2\n\ndocu"
 
 
+def test_without_a_name_the_experiments_are_listed(capsys):
+    command.main([])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == command.names()
+
+
 def test_too_short_a_source_is_refused(little):
     (little / "a.txt").write_text("short")
     with pytest.raises(UserError, match="has 5 bytes, expected 20"):
